@@ -1,0 +1,198 @@
+#!/usr/bin/python
+"""Write folders, files and links in one round trip, each file at once or not at all."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mlflow_files
+short_description: Write folders, files and links in one round trip
+description:
+  - Does what a C(copy), C(template) or C(file) task an entry would do, in one module run instead of
+    one or two each.
+  - A file takes the place of its former self in one step, with its owner and mode, so that nobody
+    ever reads half of it. What is right already is left alone.
+options:
+  group:
+    description: Group of everything written.
+    type: str
+    required: true
+  folders:
+    description: Folders, in the order in which they are made. Their parents are there.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path: {description: Path of the folder., type: path, required: true}
+      mode: {description: Its mode in octal., type: str, required: true}
+      owner: {description: Its owner., type: str, default: root}
+  files:
+    description: Files.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path: {description: Path of the file., type: path, required: true}
+      content: {description: Its text. Never shown., type: str, required: true}
+      mode: {description: Its mode in octal., type: str, required: true}
+      owner: {description: Its owner., type: str, default: root}
+      keep: {description: Leave the text of a file that is there., type: bool, default: false}
+  links:
+    description: Symbolic links.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      path: {description: Path of the link., type: path, required: true}
+      target: {description: Where it points., type: path, required: true}
+author: mlflow-ansible
+"""
+
+EXAMPLES = r"""
+- name: Write what is wanted
+  mlflow_files:
+    group: mlflow
+    folders:
+      - {path: /etc/mlflow, mode: "0750"}
+    files:
+      - {path: /etc/mlflow/server.env, mode: "0600", content: "MLFLOW_WORKERS=2\n"}
+"""
+
+RETURN = r"""
+written: {description: Paths that were not as they should be., type: list, returned: always}
+"""
+
+import grp
+import os
+import pwd
+import stat
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+
+class Writer:
+    """Bring paths to a wanted state and keep a list of those that were not in it.
+
+    Args:
+        group: Name of the group of everything.
+        check: Change nothing, only tell.
+    """
+
+    def __init__(self, group: str, check: bool):
+        self.group = group
+        self.check = check
+        self.written: list[str] = []
+
+    def ids(self, owner: str) -> tuple[int, int] | None:
+        """Return uid and gid, or None in check mode on a host where the user is not made yet."""
+        try:
+            return pwd.getpwnam(owner).pw_uid, grp.getgrnam(self.group).gr_gid
+        except KeyError:
+            if self.check:
+                return None
+            raise
+
+    def is_right(self, path: Path, kind: int, mode: int, ids: tuple[int, int] | None) -> bool:
+        """Tell whether a path is of that kind (S_IFDIR, S_IFREG), mode and owner."""
+        if not os.path.lexists(path):
+            return False
+        found = path.lstat()
+        return found.st_mode == kind | mode and (found.st_uid, found.st_gid) == ids
+
+    def folder(self, path: str, mode: str, owner: str) -> None:
+        """Make a folder, or give the one that is there its owner and mode."""
+        place, ids = Path(path), self.ids(owner)
+        if self.is_right(place, stat.S_IFDIR, int(mode, 8), ids):
+            return
+        self.written.append(path)
+        if not self.check:
+            place.mkdir(mode=0o700, exist_ok=True)
+            os.chown(place, *ids)
+            place.chmod(int(mode, 8))
+
+    def file(self, path: str, content: str, mode: str, owner: str, keep: bool) -> None:
+        """Write a file beside its place, then put it there."""
+        place, ids = Path(path), self.ids(owner)
+        beside = place.with_name(f".{place.name}.new")
+        if not self.check:
+            # What a killed run may have left.
+            beside.unlink(missing_ok=True)
+        there = place.is_file() and not place.is_symlink()
+        data = content.encode()
+        if there and (keep or place.read_bytes() == data):
+            if self.is_right(place, stat.S_IFREG, int(mode, 8), ids):
+                return
+            data = place.read_bytes()
+        self.written.append(path)
+        if self.check:
+            return
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            os.fchown(descriptor, *ids)
+            os.fchmod(descriptor, int(mode, 8))
+            stream.write(data)
+            stream.flush()
+            os.fsync(descriptor)
+        beside.replace(place)
+
+    def link(self, path: str, target: str) -> None:
+        """Make a symbolic link beside its place, then put it there."""
+        place = Path(path)
+        if place.is_symlink() and os.readlink(place) == target:
+            return
+        self.written.append(path)
+        if not self.check:
+            beside = place.with_name(f".{place.name}.new")
+            beside.unlink(missing_ok=True)
+            beside.symlink_to(target)
+            beside.replace(place)
+
+
+def main() -> None:
+    entry = {"path": {"type": "path", "required": True}}
+    owned = {
+        **entry,
+        "mode": {"type": "str", "required": True},
+        "owner": {"type": "str", "default": "root"},
+    }
+    texts = {
+        **owned,
+        "content": {"type": "str", "required": True, "no_log": True},
+        "keep": {"type": "bool", "default": False, "no_log": False},
+    }
+    links = {**entry, "target": {"type": "path", "required": True}}
+    module = AnsibleModule(
+        argument_spec={
+            "group": {"type": "str", "required": True},
+            "folders": {"type": "list", "elements": "dict", "default": [], "options": owned},
+            "files": {"type": "list", "elements": "dict", "default": [], "options": texts},
+            "links": {"type": "list", "elements": "dict", "default": [], "options": links},
+        },
+        supports_check_mode=True,
+    )
+    writer = Writer(module.params["group"], module.check_mode)
+    path = ""
+    try:
+        for kind, write in (
+            ("folders", writer.folder),
+            ("files", writer.file),
+            ("links", writer.link),
+        ):
+            for arguments in module.params[kind]:
+                path = arguments["path"]
+                write(**arguments)
+    except KeyError as error:
+        module.fail_json(
+            msg=f"Wanted to write {path}; found {error.args[0]}; "
+            "create the user and the group first."
+        )
+    except OSError as error:
+        module.fail_json(
+            msg=f"Wanted to write {path}; found {error}; free or mend that path and "
+            "run again. Nothing that serves has changed."
+        )
+    module.exit_json(changed=bool(writer.written), written=writer.written)
+
+
+if __name__ == "__main__":
+    main()

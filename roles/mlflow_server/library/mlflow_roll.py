@@ -1,0 +1,571 @@
+#!/usr/bin/python
+"""Move an MLflow instance to what is wanted, from one colour to the other, without a gap."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: mlflow_roll
+short_description: Move an MLflow instance to what is wanted
+description:
+  - Compares C(/etc/<instance>/wanted) with the slot that serves. If they are equal and the slot
+    serves, nothing happens. Otherwise the idle slot is filled from C(wanted) and started; once it
+    is ready the link C(current.sock) is swapped, the old colour is drained and stopped.
+  - If the idle colour does not become ready the old one has never stopped serving, and the module
+    fails with the journal of the one that did not start.
+  - Killed at any point, the next run finishes. Two runs on one host wait for each other.
+options:
+  instance:
+    description: Name of the instance. Units, folders and sockets follow from it.
+    type: str
+    required: true
+  mode:
+    description:
+      - C(blue_green) starts the new colour beside the old one. C(stop_start) stops the old one
+        first, for hosts without the memory for two.
+    type: str
+    choices: [blue_green, stop_start]
+    default: blue_green
+  memory_mb:
+    description: Memory in MB that one colour takes. A second one is not started with less free.
+    type: int
+    default: 0
+  ready_timeout:
+    description: Seconds within which a started colour must be ready.
+    type: int
+    default: 120
+  drain_timeout:
+    description: Seconds that requests in flight on the old colour are given.
+    type: int
+    default: 60
+author: mlflow-ansible
+"""
+
+EXAMPLES = r"""
+- name: Roll
+  mlflow_roll:
+    instance: mlflow
+"""
+
+RETURN = r"""
+colour: {description: "The colour that serves, if any.", type: str, returned: always}
+reasons: {description: Why a roll was needed., type: list, returned: always}
+steps: {description: What was done., type: list, returned: always}
+"""
+
+import fcntl
+import http.client
+import json
+import os
+import shutil
+import socket
+import stat
+import subprocess
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+COLOURS = ("blue", "green")
+# Seconds that a colour which serves is given to answer before it is replaced.
+ANSWER_TIMEOUT = 30
+# A unit that ended by itself this often while it should become ready will not become so.
+RESTARTS = 2
+# Seconds that steps without a timeout of their own take together at most, for the lock's deadline.
+MARGIN = 90
+
+
+class RollError(Exception):
+    """A roll that could not be done, in words for the operator."""
+
+
+class NotReady(Exception):
+    """A started colour that is not ready, with the reason."""
+
+
+class Host:
+    """What the roll asks of the host. The unit tests put another one in its place."""
+
+    def command(self, *words: str) -> str:
+        """Run a command and return its output; raise RollError if it fails."""
+        done = subprocess.run(words, capture_output=True, text=True)
+        if done.returncode:
+            said = (done.stderr + done.stdout).strip()
+            raise RollError(
+                f"Wanted '{' '.join(words)}' to succeed; found exit code {done.returncode}: "
+                f"{said}; mend that and run again."
+            )
+        return done.stdout
+
+    def show(self, unit: str) -> dict[str, str]:
+        """Return the properties of a unit that the roll looks at."""
+        names = "ActiveState,UnitFileState,NeedDaemonReload,NRestarts,Result,ExecMainStatus"
+        lines = self.command("systemctl", "show", unit, f"--property={names}").splitlines()
+        return dict(line.split("=", 1) for line in lines)
+
+    def journal(self, unit: str, since: float) -> str:
+        """Return the last lines that a unit wrote since a time in seconds of the epoch."""
+        return self.command(
+            "journalctl",
+            f"--unit={unit}",
+            f"--since=@{since:.0f}",
+            "--lines=40",
+            "--output=cat",
+            "--no-pager",
+            "--quiet",
+        ).strip()
+
+    def start_probe(self, instance: str, slot: Path) -> subprocess.Popen:
+        """Start the slot's probe as the service user, with the slot's environment."""
+        return subprocess.Popen(
+            [
+                "systemd-run",
+                "--quiet",
+                "--wait",
+                "--pipe",
+                "--collect",
+                f"--uid={instance}",
+                f"--gid={instance}",
+                f"--property=EnvironmentFile={slot}/generated.env",
+                f"--property=EnvironmentFile={slot}/server.env",
+                "--property=WorkingDirectory=~",
+                "--property=UMask=0077",
+                "--property=NoNewPrivileges=yes",
+                "--property=RuntimeMaxSec=60",
+                f"{slot}/release/bin/python",
+                f"{slot}/probe.py",
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def answers(self, path: Path) -> str:
+        """Return why the server behind a socket does not work, or nothing if it does.
+
+        /health is a constant, so the database is asked as well. 401 is the answer of a server that
+        wants a login, which it gives only after its database answered at start.
+        """
+        body = json.dumps({"max_results": 1})
+        for method, target in (
+            ("GET", "/health"),
+            ("POST", "/api/2.0/mlflow/experiments/search"),
+        ):
+            connection = http.client.HTTPConnection("localhost", timeout=5)
+            connection.sock = socket.socket(socket.AF_UNIX)
+            connection.sock.settimeout(5)
+            try:
+                connection.sock.connect(str(path))
+                connection.request(
+                    method,
+                    target,
+                    body if method == "POST" else None,
+                    {"Content-Type": "application/json"},
+                )
+                response = connection.getresponse()
+                if response.status not in (200, 401):
+                    return f"{target} answered {response.status}: {response.read(200).decode()}"
+            except (OSError, http.client.HTTPException) as error:
+                return f"{target} did not answer: {error}"
+            finally:
+                connection.close()
+        return ""
+
+    def connections(self, path: Path) -> int:
+        """Return how many connections to a unix socket are open or waiting to be accepted.
+
+        The columns of /proc/net/unix are in proc_net_unix(5): the state is the sixth, 02 connecting
+        and 03 connected, the path the eighth.
+        """
+        rows = (line.split() for line in Path("/proc/net/unix").read_text().splitlines())
+        return sum(row[5] in ("02", "03") and row[7:8] == [str(path)] for row in rows)
+
+    def memory_available_mb(self) -> int:
+        """Return MemAvailable in MB."""
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) // 1024
+        raise RollError(
+            "Wanted MemAvailable in /proc/meminfo; found none; use Linux 3.14 or newer."
+        )
+
+    def now(self) -> float:
+        """Return the seconds of the epoch."""
+        return time.time()
+
+    def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+def tree(folder: Path) -> dict[str, tuple]:
+    """Return what makes a slot what it is: kind, mode, owner, text or target of each path in it."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        status = path.lstat()
+        what = (
+            os.readlink(path)
+            if stat.S_ISLNK(status.st_mode)
+            else path.read_bytes()
+            if stat.S_ISREG(status.st_mode)
+            else None
+        )
+        found[str(path.relative_to(folder))] = (status.st_mode, status.st_uid, status.st_gid, what)
+    return found
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a folder with modes and owners. No file can be read by more people on the way."""
+    status = source.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        target.symlink_to(os.readlink(source))
+        os.lchown(target, status.st_uid, status.st_gid)
+        return
+    if stat.S_ISDIR(status.st_mode):
+        target.mkdir(mode=0o700)
+        for path in source.iterdir():
+            copy_tree(path, target / path.name)
+    else:
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(source.read_bytes())
+            stream.flush()
+            os.fsync(descriptor)
+    os.chown(target, status.st_uid, status.st_gid)
+    target.chmod(stat.S_IMODE(status.st_mode))
+
+
+def put(path: Path, text: bytes) -> None:
+    """Write a file that root owns and everybody may read, at once or not at all."""
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_bytes(text)
+    beside.chmod(0o644)
+    beside.replace(path)
+
+
+class Roll:
+    """One instance on one host.
+
+    Args:
+        instance, mode, memory_mb, ready_timeout, drain_timeout: the module's options.
+        host: what the host can be asked.
+        root: folder taken for /, for the unit tests.
+    """
+
+    def __init__(
+        self,
+        instance: str,
+        mode: str,
+        memory_mb: int,
+        ready_timeout: int,
+        drain_timeout: int,
+        host: Host,
+        root: Path = Path("/"),
+    ):
+        self.instance, self.mode, self.memory_mb = instance, mode, memory_mb
+        self.ready_timeout, self.drain_timeout = ready_timeout, drain_timeout
+        self.host = host
+        self.config = root / "etc" / instance
+        self.wanted = self.config / "wanted"
+        self.current = self.config / "current.sock"
+        self.units = root / "etc/systemd/system"
+        self.sockets = root / "run" / instance
+        self.steps: list[str] = []
+        self.lock_file = None
+
+    # Names
+
+    def unit(self, colour: str) -> str:
+        return f"{self.instance}-{colour}.service"
+
+    def socket(self, colour: str) -> Path:
+        return self.sockets / colour / "server.sock"
+
+    @staticmethod
+    def other(colour: str) -> str:
+        return COLOURS[1 - COLOURS.index(colour)]
+
+    # The state, always asked of the host
+
+    def serving(self) -> str:
+        """Return the colour that serves: the one the link names, else one that is active."""
+        if self.current.is_symlink():
+            return Path(os.readlink(self.current)).parent.name
+        active = [colour for colour in COLOURS if self.is_active(colour)]
+        return active[0] if len(active) == 1 else ""
+
+    def is_active(self, colour: str) -> bool:
+        return self.host.show(self.unit(colour))["ActiveState"] == "active"
+
+    def is_idle(self, colour: str) -> bool:
+        """Tell whether a colour neither runs nor waits to be restarted."""
+        return self.host.show(self.unit(colour))["ActiveState"] in ("inactive", "failed")
+
+    def reasons(self) -> list[str]:
+        """Say why what serves is not what is wanted, in a phrase each."""
+        colour = self.serving()
+        if not colour:
+            return ["nothing serves yet"]
+        slot, unit = self.config / colour, self.units / self.unit(colour)
+        wanted, found = tree(self.wanted), tree(slot)
+        reasons = [
+            f"{name} in {colour} differs from wanted"
+            for name in sorted(wanted.keys() | found.keys())
+            if wanted.get(name) != found.get(name)
+        ]
+        if not unit.is_file() or unit.read_bytes() != found.get("mlflow.service", (b"",))[-1]:
+            reasons.append(f"{unit.name} differs from the one in {colour}")
+        if not self.is_active(colour):
+            reasons.append(f"{unit.name} is not active")
+        elif not reasons:
+            why = self.wait_for_answer(colour)
+            if why:
+                reasons.append(f"{unit.name} does not work: {why}")
+        return reasons
+
+    def wait_for_answer(self, colour: str) -> str:
+        """Give a colour that was just booted some seconds; return why it does not work."""
+        until = self.host.now() + ANSWER_TIMEOUT
+        while why := self.host.answers(self.socket(colour)):
+            if self.host.now() >= until:
+                return why
+            self.host.sleep(0.5)
+        return ""
+
+    # The lock
+
+    @contextmanager
+    def lock(self):
+        """Hold the instance's lock; wait for another holder until that one's own deadline."""
+        with open(self.config / ".roll.lock", "a+") as self.lock_file:
+            os.fchmod(self.lock_file.fileno(), 0o600)
+            while True:
+                try:
+                    fcntl.flock(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    self.check_holder()
+                    self.host.sleep(0.2)
+            # A stopped colour gets the graceful timeout and what the unit adds to it.
+            self.until = self.host.now() + self.ready_timeout + 2 * self.drain_timeout + MARGIN
+            self.note("look at what serves")
+            yield
+            self.lock_file.truncate(0)
+
+    def check_holder(self) -> None:
+        """Raise RollError if the holder of the lock is past the deadline it gave itself."""
+        self.lock_file.seek(0)
+        try:
+            holder = json.loads(self.lock_file.read())
+        except ValueError:
+            return  # between taking the lock and writing who took it
+        left_by_a_killed_run = not Path(f"/proc/{holder['pid']}").exists()
+        if self.host.now() > holder["until"] and not left_by_a_killed_run:
+            raise RollError(
+                f"Wanted to roll {self.instance}; found that process {holder['pid']} still does "
+                f"so, at step '{holder['step']}', past its own deadline; look at that process, end it "
+                "if it hangs, and run again."
+            )
+
+    def step(self, text: str) -> None:
+        """Note a step before it is done."""
+        self.steps.append(text)
+        self.note(text)
+
+    def note(self, text: str) -> None:
+        """Say in the lock file what its holder does, and until when at most."""
+        self.lock_file.seek(0)
+        self.lock_file.truncate()
+        json.dump({"pid": os.getpid(), "step": text, "until": self.until}, self.lock_file)
+        self.lock_file.flush()
+
+    # The roll
+
+    def run(self) -> list[str]:
+        """Do what is to be done and return the reasons that there were."""
+        reasons = self.reasons()
+        if reasons:
+            self.replace()
+        self.settle()
+        return reasons
+
+    def replace(self) -> None:
+        """Bring the idle colour up from wanted and let it serve."""
+        old = self.serving()
+        new = self.other(old) if old else COLOURS[0]
+        if not self.is_idle(new):
+            self.step(f"stop what a broken-off roll left of {new}")
+            self.host.command("systemctl", "stop", self.unit(new))
+        beside = bool(old) and self.is_active(old)
+        if beside and self.mode == "blue_green":
+            self.check_memory()
+        self.step(f"fill {new}")
+        self.fill(new)
+        if beside and self.mode == "stop_start":
+            self.step(f"stop {old}")
+            self.host.command("systemctl", "stop", self.unit(old))
+        since = self.host.now()
+        try:
+            self.step(f"start {new}")
+            self.host.command("systemctl", "start", self.unit(new))
+            self.step(f"wait until {new} is ready")
+            self.wait_until_ready(new)
+        except (RollError, NotReady) as error:
+            raise RollError(self.go_back(old, new, str(error), since)) from error
+        self.step(f"enable {new}")
+        self.host.command("systemctl", "enable", self.unit(new))
+        self.step(f"switch to {new}")
+        self.point_to(new)
+
+    def check_memory(self) -> None:
+        free = self.host.memory_available_mb()
+        if free < self.memory_mb:
+            raise RollError(
+                f"Wanted {self.memory_mb} MB of free memory to start the new colour beside the old "
+                f"one; found {free} MB; free some, set a smaller mlflow_server_workers, or "
+                "mlflow_server_roll: stop_start, which is away for some seconds at each change. "
+                "What serves is unchanged."
+            )
+
+    def fill(self, colour: str) -> None:
+        """Make a slot a copy of wanted and install its unit."""
+        slot, beside = self.config / colour, self.config / f".{colour}.new"
+        for path in (beside, slot):
+            if path.exists():
+                shutil.rmtree(path)
+        copy_tree(self.wanted, beside)
+        beside.rename(slot)
+        unit = self.units / self.unit(colour)
+        put(unit, (slot / "mlflow.service").read_bytes())
+        # Not the units that it depends on: what is wrong with those is the host's own affair.
+        self.host.command("systemd-analyze", "verify", "--recursive-errors=no", str(unit))
+        self.host.command("systemctl", "daemon-reload")
+
+    def wait_until_ready(self, colour: str) -> None:
+        """Return when server, database and artifact store of a started colour work.
+
+        Raises:
+            NotReady: The reason why they do not, as soon as it is clear that they will not.
+        """
+        probe = self.host.start_probe(self.instance, self.config / colour)
+        until = self.host.now() + self.ready_timeout
+        try:
+            while True:
+                state = self.host.show(self.unit(colour))
+                if int(state["NRestarts"]) >= RESTARTS:
+                    raise NotReady(
+                        f"it ended by itself, {RESTARTS} times: {state['Result']}, "
+                        f"status {state['ExecMainStatus']}"
+                    )
+                why = self.host.answers(self.socket(colour))
+                probed = probe.poll()
+                if probed:
+                    raise NotReady(probe.stderr.read().strip() or f"its probe exited {probed}")
+                if not why and probed == 0:
+                    return
+                if self.host.now() >= until:
+                    raise NotReady(why or "its probe of the artifact store did not end")
+                self.host.sleep(0.1)
+        finally:
+            if probe.poll() is None:
+                probe.kill()
+                probe.wait()
+            probe.stderr.close()
+
+    def go_back(self, old: str, new: str, why: str, since: float) -> str:
+        """Stop the colour that did not become ready; return what to tell the operator."""
+        journal = self.host.journal(self.unit(new), since)
+        self.host.command("systemctl", "stop", self.unit(new))
+        if not old:
+            serves = "Nothing has served yet."
+        elif self.mode == "blue_green":
+            serves = f"{self.unit(old)} serves what it served before."
+        else:
+            self.host.command("systemctl", "start", self.unit(old))
+            still = self.wait_for_answer(old)
+            serves = f"{self.unit(old)} was started again" + (
+                f" but does not work: {still}." if still else " and serves what it served before."
+            )
+        return (
+            f"Wanted {self.unit(new)} to be ready within {self.ready_timeout} s; found: {why}. "
+            f"{serves} Mend what the journal says and run again.\nIts journal:\n{journal}"
+        )
+
+    def point_to(self, colour: str) -> None:
+        """Let the link name a colour's socket, in one step."""
+        beside = self.config / ".current.sock.new"
+        beside.unlink(missing_ok=True)
+        beside.symlink_to(self.socket(colour))
+        beside.replace(self.current)
+
+    def settle(self) -> None:
+        """Leave one colour: linked, enabled and alone. Also finishes a roll that was broken off."""
+        serving = self.serving()
+        idle = self.other(serving)
+        if not self.current.is_symlink():
+            self.step(f"link {serving}")
+            self.point_to(serving)
+        state = self.host.show(self.unit(serving))
+        if state["UnitFileState"] != "enabled":
+            self.step(f"enable {serving}")
+            self.host.command("systemctl", "enable", self.unit(serving))
+        if state["NeedDaemonReload"] == "yes":
+            self.step("reload systemd's units")
+            self.host.command("systemctl", "daemon-reload")
+        enabled = self.host.show(self.unit(idle))["UnitFileState"] == "enabled"
+        if enabled or not self.is_idle(idle):
+            self.step(f"drain {idle}")
+            self.drain(idle)
+            self.step(f"stop {idle}")
+            self.host.command("systemctl", "disable", "--now", self.unit(idle))
+
+    def drain(self, colour: str) -> None:
+        """Wait until nobody talks to a colour any more, or the limit is reached."""
+        until = self.host.now() + self.drain_timeout
+        quiet = 0
+        # Twice, as a proxy may have read the old link just before it was swapped.
+        while quiet < 2 and self.host.now() < until:
+            quiet = 0 if self.host.connections(self.socket(colour)) else quiet + 1
+            self.host.sleep(0.1)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "instance": {"type": "str", "required": True},
+            "mode": {
+                "type": "str",
+                "choices": ["blue_green", "stop_start"],
+                "default": "blue_green",
+            },
+            "memory_mb": {"type": "int", "default": 0},
+            "ready_timeout": {"type": "int", "default": 120},
+            "drain_timeout": {"type": "int", "default": 60},
+        },
+        supports_check_mode=True,
+    )
+    roll = Roll(host=Host(), **module.params)
+    try:
+        if module.check_mode:
+            reasons = roll.reasons()
+        else:
+            with roll.lock():
+                reasons = roll.run()
+        module.exit_json(
+            changed=bool(reasons or roll.steps),
+            colour=roll.serving(),
+            reasons=reasons,
+            steps=roll.steps,
+        )
+    except RollError as error:
+        module.fail_json(msg=str(error), steps=roll.steps)
+    except OSError as error:
+        module.fail_json(
+            msg=f"Wanted to roll {roll.instance}; found {error} at step "
+            f"'{(roll.steps or ['look'])[-1]}'; mend that and run again. What served still serves.",
+            steps=roll.steps,
+        )
+
+
+if __name__ == "__main__":
+    main()

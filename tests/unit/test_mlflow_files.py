@@ -1,0 +1,94 @@
+"""Files, folders and links in one round trip: right ones untouched, no half ones, closed ones."""
+
+import grp
+import os
+import pwd
+
+import pytest
+from mlflow_files import Writer
+
+ME = pwd.getpwuid(os.getuid()).pw_name
+GROUP = grp.getgrgid(os.getgid()).gr_name
+
+
+@pytest.fixture
+def writer():
+    return Writer(GROUP, check=False)
+
+
+def again():
+    return Writer(GROUP, check=False)
+
+
+def test_a_second_run_writes_nothing(writer, tmp_path):
+    """changed=0 on the second run is what tells an operator that the host is as wanted."""
+    for one in (writer, second := again()):
+        one.folder(f"{tmp_path}/a", "0750", ME)
+        one.file(f"{tmp_path}/a/f", "text", "0640", ME, keep=False)
+        one.link(f"{tmp_path}/a/l", "/target")
+    assert len(writer.written) == 3
+    assert second.written == []
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o077])
+def test_modes_do_not_depend_on_the_umask(writer, tmp_path, umask):
+    former = os.umask(umask)
+    try:
+        writer.folder(f"{tmp_path}/a", "0750", ME)
+        writer.file(f"{tmp_path}/a/f", "text", "0640", ME, keep=False)
+    finally:
+        os.umask(former)
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o750
+    assert (tmp_path / "a/f").stat().st_mode & 0o777 == 0o640
+
+
+def test_a_file_made_readable_by_hand_is_closed_again(writer, tmp_path):
+    writer.file(f"{tmp_path}/f", "secret", "0600", ME, keep=False)
+    (tmp_path / "f").chmod(0o644)
+    second = again()
+    second.file(f"{tmp_path}/f", "secret", "0600", ME, keep=False)
+    assert second.written == [f"{tmp_path}/f"]
+    assert (tmp_path / "f").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_kept_file_keeps_its_text_but_not_its_mode(writer, tmp_path):
+    """Secrets made on the host are made once; a later run brings other random ones."""
+    writer.file(f"{tmp_path}/f", "first", "0600", ME, keep=True)
+    (tmp_path / "f").chmod(0o644)
+    again().file(f"{tmp_path}/f", "second", "0600", ME, keep=True)
+    assert (tmp_path / "f").read_text() == "first"
+    assert (tmp_path / "f").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_link_in_the_place_of_a_file_is_not_followed(writer, tmp_path):
+    """root must never write through a link that somebody else has put there."""
+    (tmp_path / "victim").write_text("victim")
+    (tmp_path / "f").symlink_to(tmp_path / "victim")
+    writer.file(f"{tmp_path}/f", "ours", "0600", ME, keep=False)
+    assert (tmp_path / "victim").read_text() == "victim"
+    assert not (tmp_path / "f").is_symlink()
+
+
+def test_a_file_is_there_whole_or_as_before(writer, tmp_path, monkeypatch):
+    """A disk that is full in the middle leaves the former text, and the next run cleans up."""
+    writer.file(f"{tmp_path}/f", "former", "0600", ME, keep=False)
+
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(os, "fsync", full)
+        again().file(f"{tmp_path}/f", "new", "0600", ME, keep=False)
+    assert (tmp_path / "f").read_text() == "former"
+    again().file(f"{tmp_path}/f", "former", "0600", ME, keep=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+def test_check_mode_changes_nothing_on_a_fresh_host(tmp_path):
+    """There the service user does not exist yet, nor the folder."""
+    writer = Writer("no-such-group", check=True)
+    writer.folder(f"{tmp_path}/a", "0750", "no-such-user")
+    writer.file(f"{tmp_path}/a/f", "text", "0600", "no-such-user", keep=False)
+    writer.link(f"{tmp_path}/a/l", "/target")
+    assert len(writer.written) == 3
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,418 @@
+"""The roll, on a host of the imagination: every refusal, and a kill before each thing it does."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow_roll
+import pytest
+from mlflow_roll import Roll, RollError, tree
+
+
+class Killed(BaseException):
+    """SIGKILL: nothing that the code catches."""
+
+
+class FakeProbe:
+    """A probe that has ended with a code and a text on standard error."""
+
+    def __init__(self, code, text=""):
+        self.code = code
+        self.stderr = type("Stream", (), {"read": lambda _: text, "close": lambda _: None})()
+
+    def poll(self):
+        return self.code
+
+
+class FakeHost:
+    """systemd, sockets and the clock of one host, which can be killed before its n-th action.
+
+    A unit that is started keeps the settings of its slot as they are then, as a process does.
+    """
+
+    def __init__(self, root: Path, instance: str = "mlflow"):
+        self.root, self.instance = root, instance
+        self.units = {}
+        self.time = 1000.0
+        self.left = None
+        self.actions = []
+        self.broken_settings = {"broken"}
+        self.unhealthy = set()
+        self.probe = FakeProbe(0)
+        self.clients = {"blue": 0, "green": 0}
+        self.free_mb = 4000
+        self.served_gap = False
+
+    def act(self, what):
+        """Count an action, and die before it if its turn has come."""
+        if self.left is not None:
+            if self.left == 0:
+                raise Killed(what)
+            self.left -= 1
+        self.actions.append(what)
+
+    def state(self, unit):
+        return self.units.setdefault(
+            unit, {"active": "inactive", "file": "", "runs": None, "restarts": 0}
+        )
+
+    def colour(self, unit):
+        return unit.removesuffix(".service").rsplit("-", 1)[1]
+
+    def setting(self, colour):
+        return (self.root / "etc" / self.instance / colour / "server.env").read_text()
+
+    def command(self, *words):
+        self.act(" ".join(words))
+        if words[0] == "systemd-analyze" or words[1] == "daemon-reload":
+            return ""
+        verb, unit = words[1], words[-1]
+        state = self.state(unit)
+        if verb == "start":
+            setting = self.setting(self.colour(unit))
+            broken = setting in self.broken_settings
+            state.update(
+                active="activating" if broken else "active",
+                runs=setting,
+                restarts=2 if broken else 0,
+            )
+        if verb == "stop" or "--now" in words:
+            state.update(active="inactive", runs=None)
+        if verb in ("enable", "disable"):
+            state["file"] = f"{verb}d"
+        return ""
+
+    def show(self, unit):
+        state = self.state(unit)
+        return {
+            "ActiveState": state["active"],
+            "UnitFileState": state["file"],
+            "NeedDaemonReload": "no",
+            "NRestarts": str(state["restarts"]),
+            "Result": "exit-code",
+            "ExecMainStatus": "1",
+        }
+
+    def journal(self, unit, since):
+        return f"journal of {unit}"
+
+    def start_probe(self, instance, slot):
+        return self.probe
+
+    def answers(self, path):
+        colour = Path(path).parent.name
+        active = self.state(f"{self.instance}-{colour}.service")["active"] == "active"
+        return "" if active and colour not in self.unhealthy else "/health did not answer"
+
+    def connections(self, path):
+        return self.clients[Path(path).parent.name]
+
+    def memory_available_mb(self):
+        return self.free_mb
+
+    def now(self):
+        return self.time
+
+    def sleep(self, seconds):
+        self.time += seconds
+
+    def boot(self):
+        """Start what is enabled, as a reboot does."""
+        for unit, state in self.units.items():
+            state.update(active="inactive", runs=None)
+            if state["file"] == "enabled":
+                state.update(active="active", runs=self.setting(self.colour(unit)))
+
+    def served(self):
+        """Return the settings that a client reaches through the link, or nothing."""
+        link = self.root / "etc" / self.instance / "current.sock"
+        if not link.is_symlink():
+            return None
+        colour = Path(os.readlink(link)).parent.name
+        return self.state(f"{self.instance}-{colour}.service")["runs"]
+
+
+class World:
+    """A host with its folders, and what an operator does to it."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        self.host = FakeHost(root)
+        self.config = root / "etc/mlflow"
+        (self.config / "wanted").mkdir(parents=True)
+        (root / "etc/systemd/system").mkdir(parents=True)
+        (self.config / "wanted/mlflow.service").write_text("[Service]\n")
+        (self.config / "wanted/release").symlink_to("/opt/release")
+        self.want("one")
+
+    def want(self, text):
+        (self.config / "wanted/server.env").write_text(text)
+
+    def make_roll(self, mode="blue_green"):
+        return Roll("mlflow", mode, 800, 120, 60, self.host, self.root)
+
+    def roll(self, mode="blue_green"):
+        roll = self.make_roll(mode)
+        with roll.lock():
+            roll.run()
+        return roll
+
+    def enabled(self):
+        return [unit for unit, state in self.host.units.items() if state["file"] == "enabled"]
+
+    def active(self):
+        return [unit for unit, state in self.host.units.items() if state["active"] != "inactive"]
+
+
+@pytest.fixture
+def world(tmp_path):
+    return World(tmp_path)
+
+
+def test_a_fresh_host_gets_blue(world):
+    """The first roll has nothing to switch from and must leave one enabled colour."""
+    world.roll()
+    assert world.host.served() == "one"
+    assert world.enabled() == world.active() == ["mlflow-blue.service"]
+
+
+def test_what_serves_already_is_left_alone(world):
+    """A second run must not cost a restart."""
+    world.roll()
+    world.host.actions.clear()
+    assert world.roll().steps == []
+    assert world.host.actions == []
+
+
+@pytest.mark.parametrize("mode", ["blue_green", "stop_start"])
+def test_a_changed_setting_moves_to_the_other_colour(world, mode):
+    world.roll()
+    world.want("two")
+    world.roll(mode)
+    assert world.host.served() == "two"
+    assert world.enabled() == world.active() == ["mlflow-green.service"]
+    assert (world.config / "blue/server.env").read_text() == "one", "the way back is kept"
+
+
+def test_blue_green_never_leaves_the_link_without_a_server(world):
+    """What a client sees between any two actions of a roll is a server that runs."""
+    world.roll()
+    world.want("two")
+    seen = []
+    act = world.host.act
+    world.host.act = lambda what: (act(what), seen.append(world.host.served()))
+    world.roll()
+    assert seen and set(seen) <= {"one", "two"}
+
+
+@pytest.mark.parametrize(
+    ("drift", "reason"),
+    [
+        (lambda w: (w.config / "blue/server.env").write_text("by hand"), "server.env in blue"),
+        (lambda w: (w.config / "blue/server.env").chmod(0o666), "server.env in blue"),
+        (lambda w: (w.config / "blue/extra").write_text(""), "extra in blue"),
+        (lambda w: (w.config / "blue/release").unlink(), "release in blue"),
+        (
+            lambda w: (w.root / "etc/systemd/system/mlflow-blue.service").write_text("x"),
+            "mlflow-blue.service differs",
+        ),
+        (lambda w: w.host.command("systemctl", "stop", "mlflow-blue.service"), "is not active"),
+        (lambda w: w.host.unhealthy.add("blue"), "does not work"),
+    ],
+)
+def test_drift_by_hand_is_rolled_away(world, drift, reason):
+    """What is wanted is derived from the host; nothing has to remember that it changed."""
+    world.roll()
+    drift(world)
+    assert any(reason in found for found in world.make_roll().reasons())
+    world.roll()
+    assert world.host.served() == "one"
+    assert world.active() == world.enabled() == ["mlflow-green.service"]
+
+
+def test_a_lost_link_is_made_again_without_a_restart(world):
+    world.roll()
+    (world.config / "current.sock").unlink()
+    roll = world.roll()
+    assert roll.steps == ["link blue"]
+    assert world.host.served() == "one"
+
+
+@pytest.mark.parametrize("mode", ["blue_green", "stop_start"])
+def test_a_setting_that_cannot_start_leaves_the_old_one_serving(world, mode):
+    """The play fails with the journal, and a reboot brings back what served."""
+    world.roll()
+    world.want("broken")
+    with pytest.raises(RollError, match="journal of mlflow-green") as failure:
+        world.roll(mode)
+    assert "ended by itself" in str(failure.value)
+    assert world.host.served() == "one"
+    assert world.active() == world.enabled() == ["mlflow-blue.service"]
+    world.host.boot()
+    assert world.host.served() == "one"
+
+
+def test_a_store_that_refuses_is_not_ready(world):
+    """The server answers, but the artifact store does not take an object."""
+    world.roll()
+    world.want("two")
+    world.host.probe = FakeProbe(1, "Wanted to put; found denied; give the right.")
+    with pytest.raises(RollError, match="found denied"):
+        world.roll()
+    assert world.host.served() == "one"
+
+
+def test_a_colour_that_never_answers_is_given_up_at_the_limit(world):
+    world.roll()
+    world.want("two")
+    world.host.unhealthy.add("green")
+    begun = world.host.time
+    with pytest.raises(RollError, match="within 120 s; found: /health did not answer"):
+        world.roll()
+    assert 120 <= world.host.time - begun < 125
+
+
+def test_a_host_without_memory_for_two_is_told_the_way_out(world):
+    world.roll()
+    world.want("two")
+    world.host.free_mb = 700
+    with pytest.raises(RollError, match="Wanted 800 MB.*found 700 MB.*stop_start"):
+        world.roll()
+    assert world.host.served() == "one"
+    world.roll("stop_start")
+    assert world.host.served() == "two"
+
+
+def test_the_old_colour_is_drained_before_it_is_stopped(world):
+    """A long upload on the old colour goes on until it ends or the limit is reached."""
+    world.roll()
+    world.want("two")
+    world.host.clients["blue"] = 1
+    begun = world.host.time
+    world.roll()
+    assert 60 <= world.host.time - begun < 65
+    world.want("three")
+    begun = world.host.time
+    world.roll()
+    assert world.host.time - begun < 5
+
+
+@pytest.mark.parametrize("mode", ["blue_green", "stop_start"])
+@pytest.mark.parametrize("reboot", [False, True])
+def test_a_roll_killed_before_any_action_is_finished_by_the_next(world, mode, reboot):
+    """SIGKILL before each action and each file written, also followed by a reboot: what served
+    serves (with stop_start at least after the reboot), and running again ends in the same state."""
+    world.roll()
+    real_put, real_point = mlflow_roll.put, Roll.point_to
+    real_copy, real_note = mlflow_roll.copy_tree, Roll.note
+
+    def counted(name, function):
+        def call(*arguments):
+            world.host.act(name)
+            return function(*arguments)
+
+        return call
+
+    kills = 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mlflow_roll, "put", counted("put unit", real_put))
+        patch.setattr(mlflow_roll, "copy_tree", counted("copy", real_copy))
+        patch.setattr(Roll, "point_to", counted("link", real_point))
+        patch.setattr(Roll, "note", counted("note", real_note))
+        for turn in range(100):
+            before, wanted = world.host.served(), f"setting {turn}"
+            world.want(wanted)
+            world.host.left = turn
+            try:
+                world.roll(mode)
+            except Killed:
+                kills += 1
+            else:
+                break
+            finally:
+                world.host.left = None
+            if reboot:
+                world.host.boot()
+            if reboot or mode == "blue_green":
+                assert world.host.served() in (before, wanted), f"nothing serves, kill {turn}"
+            world.roll(mode)
+            assert world.host.served() == wanted
+            assert world.active() == world.enabled()
+            assert len(world.enabled()) == 1
+            assert not list(world.config.glob(".*.new"))
+    assert kills > 15, "the roll does more than fifteen things that can be interrupted"
+
+
+def test_a_killed_copy_leaves_no_half_slot(world, monkeypatch):
+    """Half of a slot in the idle place must never be taken for a whole one."""
+    world.roll()
+    world.want("two")
+    monkeypatch.setattr(Path, "rename", lambda *_: (_ for _ in ()).throw(Killed()))
+    with pytest.raises(Killed):
+        world.roll()
+    monkeypatch.undo()
+    world.roll()
+    assert tree(world.config / "green") == tree(world.config / "wanted")
+
+
+HOLDER = """
+import json, sys, fcntl, time, os
+lock = open(sys.argv[1], "a+"); fcntl.flock(lock, fcntl.LOCK_EX)
+lock.truncate(0)
+json.dump({"pid": os.getpid(), "step": "fill green", "until": float(sys.argv[2])}, lock)
+lock.flush(); print("held", flush=True); time.sleep(60)
+"""
+
+
+def test_a_second_roll_waits_and_then_names_the_holder(world):
+    """Two operators at once: the second waits up to the first one's own deadline, no longer."""
+    lock = world.config / ".roll.lock"
+    arguments = [sys.executable, "-c", HOLDER, str(lock), str(world.host.time + 30)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as holder:
+        holder.stdout.readline()
+        begun = world.host.time
+        with pytest.raises(RollError, match=f"process {holder.pid}.*fill green"):
+            world.roll()
+        assert 30 <= world.host.time - begun < 32
+        holder.kill()
+    world.roll()
+    assert world.host.served() == "one"
+
+
+def test_the_note_of_a_killed_holder_frightens_nobody(world):
+    """A killed run leaves its note behind. Who finds it before the new holder has written its own
+    must not take it for that one's."""
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    lock = world.config / ".roll.lock"
+    lock.write_text(json.dumps({"pid": gone.pid, "step": "long ago", "until": 0}))
+    hold = "import fcntl, sys, time; lock = open(sys.argv[1]); fcntl.flock(lock, fcntl.LOCK_EX); "
+    hold += "print('held', flush=True); time.sleep(0.5)"
+    arguments = [sys.executable, "-c", hold, str(lock)]
+    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as holder:
+        holder.stdout.readline()
+        world.roll()
+        assert holder.wait() == 0
+    assert world.host.served() == "one"
+
+
+def test_connections_are_those_open_or_waiting(tmp_path):
+    """Listening sockets and other paths in /proc/net/unix are not clients."""
+    path = tmp_path / "server.sock"
+    server = socket.socket(socket.AF_UNIX)
+    server.bind(str(path))
+    server.listen()
+    host = mlflow_roll.Host()
+    assert host.connections(path) == 0
+    client = socket.socket(socket.AF_UNIX)
+    client.connect(str(path))
+    assert host.connections(path) == 1, "not accepted yet, but it must not be cut off"
+    accepted, _ = server.accept()
+    assert host.connections(path) == 1
+    for end in (accepted, client):
+        end.close()
+    assert host.connections(path) == 0
+    server.close()
