@@ -92,8 +92,6 @@ class FakeHost:
             "UnitFileState": state["file"],
             "NeedDaemonReload": "no",
             "NRestarts": str(state["restarts"]),
-            "Result": "exit-code",
-            "ExecMainStatus": "1",
         }
 
     def journal(self, unit, since):

@@ -99,7 +99,7 @@ class Host:
 
     def show(self, unit: str) -> dict[str, str]:
         """Return the properties of a unit that the roll looks at."""
-        names = "ActiveState,UnitFileState,NeedDaemonReload,NRestarts,Result,ExecMainStatus"
+        names = "ActiveState,UnitFileState,NeedDaemonReload,NRestarts"
         lines = self.command("systemctl", "show", unit, f"--property={names}").splitlines()
         return dict(line.split("=", 1) for line in lines)
 
@@ -349,8 +349,10 @@ class Roll:
             # A stopped colour gets the graceful timeout and what the unit adds to it.
             self.until = self.host.now() + self.ready_timeout + 2 * self.drain_timeout + MARGIN
             self.note("look at what serves")
-            yield
-            self.lock_file.truncate(0)
+            try:
+                yield
+            finally:
+                self.lock_file.truncate(0)
 
     def check_holder(self) -> None:
         """Raise RollError if the holder of the lock is past the deadline it gave itself."""
@@ -363,8 +365,8 @@ class Roll:
         if self.host.now() > holder["until"] and not left_by_a_killed_run:
             raise RollError(
                 f"Wanted to roll {self.instance}; found that process {holder['pid']} still does "
-                f"so, at step '{holder['step']}', past its own deadline; look at that process, end it "
-                "if it hangs, and run again."
+                f"so, at step '{holder['step']}', past its own deadline; look at that process, end "
+                "it if it hangs, and run again."
             )
 
     def step(self, text: str) -> None:
@@ -453,10 +455,7 @@ class Roll:
             while True:
                 state = self.host.show(self.unit(colour))
                 if int(state["NRestarts"]) >= RESTARTS:
-                    raise NotReady(
-                        f"it ended by itself, {RESTARTS} times: {state['Result']}, "
-                        f"status {state['ExecMainStatus']}"
-                    )
+                    raise NotReady(f"it ended by itself {RESTARTS} times")
                 why = self.host.answers(self.socket(colour))
                 probed = probe.poll()
                 if probed:
@@ -476,6 +475,9 @@ class Roll:
         """Stop the colour that did not become ready; return what to tell the operator."""
         journal = self.host.journal(self.unit(new), since)
         self.host.command("systemctl", "stop", self.unit(new))
+        if self.host.show(self.unit(new))["ActiveState"] == "failed":
+            # The host's own monitoring has no reason to worry about an idle colour.
+            self.host.command("systemctl", "reset-failed", self.unit(new))
         if not old:
             serves = "Nothing has served yet."
         elif self.mode == "blue_green":
