@@ -1,0 +1,554 @@
+#!/usr/bin/python
+"""Make a release of MLflow on a host, one immutable virtualenv, and remove old ones."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import fcntl
+import glob
+import hashlib
+import os
+import platform
+import re
+import shutil
+import stat
+import subprocess
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+module: mlflow_release
+short_description: One immutable virtualenv of MLflow, complete or absent
+description:
+  - Makes C(<releases>/<version>-<cpXYZ>-<digest of the lock>/) with what the lock names,
+    byte-compiled. A file C(.complete) is written last. A release without it does not count, is
+    removed by the next run, and made again if it is wanted.
+  - Refuses, before it changes anything, a host on which that cannot work.
+  - Removes the oldest releases beyond a number, but none that is in use.
+  - Two runs on one host wait for each other.
+options:
+  version: {description: Version of MLflow., type: str, required: true}
+  lock: {description: Text of its lock file., type: str, required: true}
+  python: {description: Interpreter of the release., type: path, default: /usr/bin/python3}
+  keep: {description: How many complete releases are kept at most., type: int, default: 3}
+  in_use:
+    description: Patterns of links. A release that one of them points to is in use.
+    type: list
+    elements: str
+    default: []
+  installer:
+    description: What installs the packages. C(uv) needs O(uv_lock).
+    type: str
+    choices: [uv, pip]
+    default: uv
+  uv_lock: {description: Requirement of uv with its hashes., type: str, default: ''}
+  index_url: {description: Package index instead of the host's own., type: str, default: ''}
+  proxy: {description: Proxy instead of the host's own., type: str, default: ''}
+  releases: {description: Folder of the releases., type: path, default: /opt/mlflow/releases}
+author: mlflow-ansible
+"""
+
+EXAMPLES = r"""
+- name: Make a release
+  mlflow_release:
+    version: 3.17.2
+    lock: "{{ lookup('ansible.builtin.file', 'mlflow-3.17.2.txt') }}"
+    uv_lock: "{{ lookup('ansible.builtin.file', 'uv.txt') }}"
+"""
+
+RETURN = r"""
+version: {description: Version of MLflow., type: str, returned: success}
+path: {description: Path of the release., type: str, returned: success}
+packages:
+  description: Debian packages that are missing for it.
+  type: list
+  elements: str
+  returned: success
+plan:
+  description: What was done, or in check mode would be.
+  type: list
+  elements: str
+  returned: success
+  sample: [install python3-venv, make 3.17.2-cp311-0a1b2c3d, remove 3.15.0-cp311-4e5f6a7b]
+"""
+
+# The lock holds for these (tools/lock).
+OLDEST, NEWEST = (3, 11), (3, 14)
+MACHINES = ["x86_64", "aarch64"]
+# What a release takes on the disk while it is made.
+NEED_MB = 1200
+# Seconds after which a run that makes a release is not waited for any longer.
+LOCK_SECONDS = 900
+# The certificates that the host trusts.
+CA_BUNDLE = "etc/ssl/certs/ca-certificates.crt"
+# What the server does not import: compiling it would double the time.
+NOT_COMPILED = (
+    r"/(tests|databricks|fontTools|git|gunicorn|joblib|matplotlib|mpl_toolkits|narwhals|PIL"
+    r"|pyasn1_modules|scipy/(?!_|sparse)\w+|sklearn|skops|wcwidth)/"
+)
+NAME = re.compile(r"\d[\w.]*-cp\d+-[0-9a-f]{8}")
+
+# What an installer says when it fails, what that means and what to do, the most telling first.
+FAILURES = [
+    (
+        r"No space left on device|Disk quota exceeded",
+        "a full disk",
+        f"free {NEED_MB} MB on the file system of the releases",
+    ),
+    (
+        r"certificate|CERTIFICATE_VERIFY_FAILED",
+        "a certificate that the host does not trust",
+        "put your authority's certificate into /usr/local/share/ca-certificates, run "
+        "update-ca-certificates, or correct mlflow_venv_index_url",
+    ),
+    (
+        r"\b(401|403|407)\b|Unauthorized|Forbidden|Proxy Authentication",
+        "an index or proxy that refuses the host",
+        "correct the name and password in mlflow_venv_index_url or mlflow_venv_proxy",
+    ),
+    (
+        r"DO NOT MATCH THE HASHES|[Hh]ash mismatch",
+        "a package that is not the locked one",
+        "find out who changed it on the index; do not install it",
+    ),
+    (
+        r"error sending request|Connection|dns error|timed? ?out|NewConnectionError|resolution"
+        r"|Failed to (fetch|download)|unreachable|ProxyError|Temporary failure",
+        "that no package index can be reached",
+        "open the way, or set mlflow_venv_index_url or mlflow_venv_proxy",
+    ),
+    (
+        r"no version of|not found in the (package registry|provided package locations)"
+        r"|No matching distribution|no wheels|Could not find a version|No solution",
+        "an index without a wheel that the lock names",
+        "add it to the index, point mlflow_venv_index_url to one that has it, or lock what the "
+        "index has with `make lock`",
+    ),
+]
+
+
+class Refused(Exception):
+    """What is wanted cannot be had, in words for the operator."""
+
+
+def redact(text: str) -> str:
+    """Return a text without the names and passwords in its URLs."""
+    return re.sub(r"://[^/\s@'\"]+@", "://****@", text)
+
+
+def dotted(version: tuple) -> str:
+    return ".".join(map(str, version))
+
+
+def tail(text: str, lines: int = 12) -> str:
+    """Return the last lines of what a command said, fit to be shown."""
+    return redact("\n".join(text.strip().splitlines()[-lines:]))
+
+
+def explain(wanted: str, said: str) -> Refused:
+    """Return the refusal for what an installer said when it failed."""
+    known = ((found, remedy) for pattern, found, remedy in FAILURES if re.search(pattern, said))
+    found, remedy = next(known, ("an error", "mend what it says"))
+    return Refused(f"Wanted {wanted}; found {found}; {remedy}. Its last lines:\n{tail(said)}")
+
+
+def pip_settings(listing: str) -> dict:
+    """Return {option: value} of what `pip config list` prints, as `pip install` would see it."""
+    found = {}
+    # Later ones prevail; a setting for `install` alone does over a global one.
+    for origin in ("global", "install", ":env:"):
+        for line in listing.splitlines():
+            key, _, value = line.partition("=")
+            section, _, option = key.partition(".")
+            if section == origin:
+                found[option] = ast.literal_eval(value)
+    return found
+
+
+def uv_settings(pip: dict) -> dict:
+    """Return the environment that makes uv take packages from where pip's settings say."""
+    env = {}
+    for option, names in {
+        "index-url": ["UV_DEFAULT_INDEX"],
+        "extra-index-url": ["UV_INDEX"],
+        "find-links": ["UV_FIND_LINKS"],
+        "trusted-host": ["UV_INSECURE_HOST"],
+        "cert": ["SSL_CERT_FILE"],
+        "client-cert": ["SSL_CLIENT_CERT"],
+        "proxy": ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"],
+    }.items():
+        for name in names:
+            if pip.get(option):
+                env[name] = " ".join(pip[option].split())
+    if pip.get("no-index", "").lower() in ("1", "true", "yes", "on"):
+        env["UV_NO_INDEX"] = "1"
+    return env
+
+
+class Host:
+    """What a release asks of the host. The unit tests put another one in its place.
+
+    Args:
+        root: Folder that stands for `/`.
+    """
+
+    def __init__(self, root: Path = Path("/")):
+        self.root = root
+        self.machine = platform.machine()
+
+    def run(self, command: list, env: dict | None = None, keep_open: tuple = ()):
+        """Run a command and return it as completed, whatever its exit code.
+
+        Args:
+            keep_open: Files that the command holds open as well, and with them their locks.
+        """
+        return subprocess.run(
+            [str(word) for word in command],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            pass_fds=keep_open,
+        )
+
+
+class Store:
+    """The releases on a host, and the one that is wanted.
+
+    Args:
+        params: The module's parameters.
+        host: The host.
+
+    Raises:
+        Refused: The host does not allow the release.
+    """
+
+    def __init__(self, params: dict, host: Host):
+        self.params, self.host = params, host
+        self.folder = Path(params["releases"])
+        self.python = params["python"]
+        self.keep_open = ()
+        self.check_system()
+        self.check_lock()
+        self.check_folders()
+        version, library = self.find_python()
+        digest = hashlib.sha256(params["lock"].encode()).hexdigest()[:8]
+        self.path = self.folder / f"{params['version']}-cp{version[0]}{version[1]}-{digest}"
+        self.pip_wheel = self.find_pip(library)
+        self.packages = self.missing_packages()
+
+    # What is found.
+
+    def check_system(self):
+        file = self.host.root / "etc/os-release"
+        text = file.read_text() if file.exists() else ""
+        found = dict(re.findall(r"^(\w+)=\"?(.*?)\"?$", text, re.MULTILINE))
+        if "debian" not in f"{found.get('ID')} {found.get('ID_LIKE')}".split():
+            raise Refused(
+                "Wanted a system of Debian's family; found "
+                f"{found.get('PRETTY_NAME', 'no /etc/os-release')}; take this host out of the "
+                "inventory, or install Debian 12 or newer on it."
+            )
+        if self.host.machine not in MACHINES:
+            raise Refused(
+                f"Wanted a machine for which there are wheels, {' or '.join(MACHINES)}; found "
+                f"{self.host.machine}; take this host out of the inventory."
+            )
+
+    def check_lock(self):
+        version = self.params["version"]
+        if not re.search(rf"^mlflow=={re.escape(version)}\s", self.params["lock"], re.MULTILINE):
+            raise Refused(
+                f"Wanted the lock of mlflow_venv_version={version}; found one without "
+                f"mlflow=={version}; run `make lock MLFLOW_VERSION={version}`."
+            )
+
+    def check_folders(self):
+        for folder in (self.folder.parent, self.folder):
+            if not folder.exists():
+                continue
+            found = folder.stat()
+            if not folder.is_dir() or found.st_uid != os.geteuid() or found.st_mode & 0o022:
+                raise Refused(
+                    f"Wanted {folder} as a folder of root's that nobody else may write to; found "
+                    f"{stat.filemode(found.st_mode)} of uid {found.st_uid}; move it away, or if "
+                    f"its content is to be trusted, `chown -R root:root {folder}` and "
+                    f"`chmod -R go-w {folder}`."
+                )
+
+    def find_python(self) -> tuple[tuple, Path]:
+        """Return the version of the interpreter and the folder of its standard library."""
+        code = "import os, sys; print(*sys.version_info[:3], os.path.dirname(os.__file__))"
+        try:
+            said = self.host.run([self.python, "-I", "-S", "-c", code]).stdout.split()
+            version, library = tuple(map(int, said[:3])), Path(said[3])
+        except (OSError, ValueError, IndexError):
+            version, library = (), Path()
+        if not OLDEST <= version[:2] <= NEWEST:
+            raise Refused(
+                f"Wanted Python {dotted(OLDEST)} to {dotted(NEWEST)} as mlflow_venv_python="
+                f"{self.python}; found {dotted(version) or 'none that runs'}; point "
+                "mlflow_venv_python to such a one, or upgrade the host."
+            )
+        return version, library
+
+    def find_pip(self, library: Path) -> Path | None:
+        """Return the wheel of the pip that the interpreter's `ensurepip` brings, or None."""
+        ensurepip = library / "ensurepip"
+        places = [self.host.root / "usr/share/python-wheels", ensurepip / "_bundled"]
+        wheels = [wheel for place in places for wheel in place.glob("pip-*.whl")]
+        return wheels[-1] if wheels and ensurepip.exists() else None
+
+    def missing_packages(self) -> list[str]:
+        """Return the Debian packages that a release cannot be made without."""
+        missing = []
+        if not self.pip_wheel:
+            python = Path(self.python)
+            if python.parent != Path("/usr/bin"):
+                raise Refused(
+                    f"Wanted mlflow_venv_python={python} with its module ensurepip; found none; "
+                    "install it, or point mlflow_venv_python to one that has it."
+                )
+            missing.append(f"{python.name}-venv")
+        if not (self.host.root / CA_BUNDLE).exists():
+            missing.append("ca-certificates")
+        return missing
+
+    def check_disk(self):
+        """Refuse a disk without room for a release; what a killed run left there makes room."""
+        folder = self.folder
+        while not folder.exists():
+            folder = folder.parent
+        free = shutil.disk_usage(folder).free + sum(map(size, self.leftovers()))
+        if free < NEED_MB * 1_000_000:
+            raise Refused(
+                f"Wanted {NEED_MB} MB free for a release in {self.folder}; found "
+                f"{free // 1_000_000} MB; free some, or give that file system more."
+            )
+
+    @staticmethod
+    def complete(release: Path) -> bool:
+        return (release / ".complete").exists()
+
+    def releases(self) -> list[Path]:
+        """Return all releases, complete or not. What has another kind of name is not ours."""
+        names = sorted(os.listdir(self.folder)) if self.folder.exists() else []
+        return [self.folder / name for name in names if NAME.fullmatch(name)]
+
+    def leftovers(self) -> list[Path]:
+        """Return what runs that were killed have left."""
+        return [release for release in self.releases() if not self.complete(release)]
+
+    def old(self) -> list[Path]:
+        """Return the complete releases beyond those that are kept, wanted or in use."""
+        others = [r for r in self.releases() if self.complete(r) and r != self.path]
+        others.sort(key=lambda release: (release / ".complete").stat().st_mtime, reverse=True)
+        surplus = others[max(self.params["keep"] - 1, 0) :]
+        used = self.used() if surplus else b""
+        return [r for r in surplus if os.fsencode(f"{os.path.realpath(r)}/") not in used]
+
+    def used(self) -> bytes:
+        """Return a text with the paths that links in use point to and that processes run from."""
+        links = [link for pattern in self.params["in_use"] for link in glob.glob(pattern)]
+        text = [os.fsencode(f"{os.path.realpath(link)}/") for link in links]
+        # A process may run from a release that no link names any longer.
+        for name in ("cmdline", "maps"):
+            for file in self.host.root.glob(f"proc/[0-9]*/{name}"):
+                with contextlib.suppress(OSError):
+                    text.append(file.read_bytes())
+        return b"\n".join(text)
+
+    def plan(self) -> list[str]:
+        """Return in words what there is to do, after a look at what stands in its way."""
+        plan = [f"install {package}" for package in self.packages]
+        if not self.complete(self.path):
+            self.check_disk()
+            plan.append(f"make {self.path.name}")
+        gone = [release for release in self.leftovers() if release != self.path] + self.old()
+        return plan + [f"remove {release.name}" for release in gone]
+
+    # What is done.
+
+    def apply(self) -> list[str]:
+        """Make the release, remove what is not needed, and return in words what was done."""
+        os.umask(0o022)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self.locked():
+            plan = self.plan()
+            if self.packages:
+                raise Refused(
+                    f"Wanted the Debian packages {' and '.join(self.packages)}; found them "
+                    f"missing; run `apt-get install {' '.join(self.packages)}`."
+                )
+            for release in self.leftovers():
+                self.remove(release)
+            if not self.complete(self.path):
+                self.make()
+            for release in self.old():
+                self.remove(release)
+        return plan
+
+    @contextlib.contextmanager
+    def locked(self):
+        """Hold the lock of the releases. What a killed run started still holds it, till it ends."""
+        folder = os.open(self.folder, os.O_RDONLY)
+        self.keep_open = (folder,)
+        deadline = time.monotonic() + LOCK_SECONDS
+        try:
+            while not self.try_lock(folder):
+                if time.monotonic() > deadline:
+                    raise Refused(
+                        f"Wanted the lock of {self.folder}; found it taken by "
+                        f"{self.lock_owner(folder)} for {LOCK_SECONDS} s; wait for it, or end it."
+                    )
+                time.sleep(0.1)
+            yield
+        finally:
+            os.close(folder)
+
+    def try_lock(self, folder: int) -> bool:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def lock_owner(self, folder: int) -> str:
+        locks = (self.host.root / "proc/locks").read_text()
+        inode = os.fstat(folder).st_ino
+        found = re.search(rf"FLOCK +ADVISORY +WRITE (\d+) \S+:{inode} ", locks)
+        return f"process {found[1]}" if found else "another process"
+
+    def remove(self, release: Path):
+        # Should the rest not be reached, it does not count from here on.
+        (release / ".complete").unlink(missing_ok=True)
+        shutil.rmtree(release)
+
+    def make(self):
+        try:
+            with ThreadPoolExecutor() as pool:
+                self.build(pool)
+            (self.path / ".complete").touch()
+        except BaseException:
+            shutil.rmtree(self.path, ignore_errors=True)
+            raise
+
+    def build(self, pool: ThreadPoolExecutor):
+        """Do all but the file that completes the release."""
+        self.must("a virtualenv", [self.python, "-I", "-m", "venv", "--without-pip", self.path])
+
+        # All that only the installers need is inside, so that it goes with what a killed run left,
+        # and uv's cache on the file system of the release, where uv can link instead of copy.
+        work = self.path / ".build"
+        work.mkdir()
+        self.install(pool, work)
+        shutil.rmtree(work)
+        # uv's lock on the virtualenv, which everybody could write to.
+        (self.path / ".lock").unlink(missing_ok=True)
+
+        # Written to the disk while the next step computes: complete is complete after a power cut.
+        sync = ["sync", "--file-system", self.path]
+        written = pool.submit(self.must, "the release on the disk", sync)
+        # Compiled, not imported: no code of the packages runs as root.
+        command = [self.python, "-I", "-m", "compileall", "-q", "-j0", "-x", NOT_COMPILED]
+        command += self.path.glob("lib/python*/site-packages")
+        self.must("byte-compiled packages", command)
+        written.result()
+        self.must("the release on the disk", sync)
+
+    def install(self, pool: ThreadPoolExecutor, work: Path):
+        """Install what the lock names, from where the host's settings or the variables say."""
+        (work / "lock.txt").write_text(self.params["lock"])
+        (work / "uv.txt").write_text(self.params["uv_lock"])
+        python = self.path / "bin/python"
+        pip = [python, "-I", self.pip_wheel / "pip"]
+        exact = ["install", "--no-deps", "--require-hashes", "--only-binary=:all:", "--requirement"]
+        env = self.environment(work)
+        if self.params["installer"] == "pip":
+            self.must("the locked packages", [*pip, *exact, work / "lock.txt", "--no-compile"], env)
+            return
+        listing = pool.submit(self.must, "pip's settings", [*pip, "config", "list"], env)
+        target = ["--target", work / "uv", "--no-compile"]
+        self.must("the locked uv", [*pip, *exact, work / "uv.txt", *target], env)
+        env |= uv_settings(pip_settings(listing.result()))
+        uv = [work / "uv/bin/uv", "pip"]
+        self.must("the locked packages", [*uv, *exact, work / "lock.txt", "--python", python], env)
+
+    def environment(self, work: Path) -> dict:
+        """Return the environment of the installers. What is secret is in there, not in argv."""
+        env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        env |= {
+            "TMPDIR": str(work),
+            "PIP_NO_CACHE_DIR": "1",
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            "PIP_NO_INPUT": "1",
+            # Settings of a host that the lock makes moot.
+            "PIP_CONSTRAINT": os.devnull,
+            "PIP_USER": "0",
+            "UV_CACHE_DIR": str(work / "cache"),
+            "UV_SYSTEM_CERTS": "1",
+            "UV_PYTHON_DOWNLOADS": "never",
+            # The hashes decide what is taken, so it may come from any index, as with pip.
+            "UV_INDEX_STRATEGY": "unsafe-best-match",
+        }
+        env.setdefault("REQUESTS_CA_BUNDLE", str(self.host.root / CA_BUNDLE))
+        for name, value in (("INDEX_URL", "index_url"), ("PROXY", "proxy")):
+            if self.params[value]:
+                env[f"PIP_{name}"] = self.params[value]
+        return env
+
+    def must(self, wanted: str, command: list, env: dict | None = None) -> str:
+        """Run a command and return its output; raise Refused if it fails."""
+        done = self.host.run(command, env, self.keep_open)
+        if done.returncode:
+            raise explain(f"{wanted} for {self.path.name}", done.stdout + done.stderr)
+        return done.stdout
+
+
+def size(folder: Path) -> int:
+    """Return the bytes that a folder takes on the disk; a file with several links counts once."""
+    found = [os.lstat(os.path.join(at, f)) for at, _, files in os.walk(folder) for f in files]
+    return sum({status.st_ino: status.st_blocks * 512 for status in found}.values())
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "version": {"type": "str", "required": True},
+            "lock": {"type": "str", "required": True},
+            "python": {"type": "path", "default": "/usr/bin/python3"},
+            "keep": {"type": "int", "default": 3},
+            "in_use": {"type": "list", "elements": "str", "default": []},
+            "installer": {"type": "str", "choices": ["uv", "pip"], "default": "uv"},
+            "uv_lock": {"type": "str", "default": ""},
+            "index_url": {"type": "str", "default": "", "no_log": True},
+            "proxy": {"type": "str", "default": "", "no_log": True},
+            "releases": {"type": "path", "default": "/opt/mlflow/releases"},
+        },
+        supports_check_mode=True,
+    )
+    if os.geteuid() != 0:
+        module.fail_json(msg=f"Wanted root; found uid {os.geteuid()}; set `become: true`.")
+    try:
+        store = Store(module.params, Host())
+        plan = store.plan() if module.check_mode else store.apply()
+    except Refused as refusal:
+        module.fail_json(msg=str(refusal))
+    except OSError as error:
+        module.fail_json(msg=f"Wanted a release; found {error}; mend that and run again.")
+    module.exit_json(
+        changed=bool(plan),
+        version=module.params["version"],
+        path=str(store.path),
+        packages=store.packages,
+        plan=plan,
+    )
+
+
+if __name__ == "__main__":
+    main()
