@@ -1,0 +1,65 @@
+# Everything a developer does. What a target needs is made on the way; `make setup` does only that.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+VENV := .venv/bin
+export PATH := $(CURDIR)/$(VENV):$(PATH)
+# Plain lines, also for pytest inside of molecule.
+export MOLECULE_COMMAND_BORDERS := false
+ifndef MAKE_TERMOUT
+export NO_COLOR := 1
+endif
+
+SCENARIO ?= default
+SCENARIOS := $(patsubst molecule/%/molecule.yml,%,$(sort $(wildcard molecule/*/molecule.yml)))
+HOSTS := tools/hosts exec --
+# Molecule finds its base by itself only in a git repository.
+MOLECULE := $(HOSTS) molecule --base-config .config/molecule/config.yml
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: venv ## Make the control environment, the container engine and the images of test hosts
+	@tools/hosts setup
+
+.PHONY: venv
+venv:
+	@tools/setup
+
+.PHONY: check
+check: venv ## Lint and unit tests, no host needed
+	ruff check .
+	ruff format --check .
+	ansible-lint
+	pytest
+
+.PHONY: molecule
+molecule: molecule-$(SCENARIO) ## One scenario on test hosts: make molecule SCENARIO=default
+
+molecule-%: setup
+	@echo "==> Scenario $*"; \
+	$(MOLECULE) test --scenario-name $* \
+	    || { echo "==> Scenario $* failed after $$SECONDS s"; exit 1; }; \
+	echo "==> Scenario $* passed in $$SECONDS s"
+
+.PHONY: test
+test: check $(SCENARIOS:%=molecule-%) ## All tests: check, then every scenario
+	@echo "scenarios: $(words $(SCENARIOS)) passed, 0 failed"
+
+.PHONY: demo demo-down
+demo: setup ## Make a throwaway host a tracking server and drive it with the MLflow client
+	@$(HOSTS) demo/run
+
+demo-down: setup ## Remove the host of the demo
+	@$(HOSTS) demo/run down
+
+.PHONY: lock lock-control
+lock: venv ## Lock the packages of another MLflow: make lock MLFLOW_VERSION=3.17.2
+	tools/lock $(MLFLOW_VERSION)
+
+lock-control: venv ## Lock the control environment anew, after a change of requirements/control.in
+	.cache/uv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.12 \
+	    --generate-hashes --only-binary :all: --no-header --no-annotate \
+	    requirements/control.in --output-file requirements/control.txt

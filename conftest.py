@@ -1,0 +1,45 @@
+"""Fixtures of the tests that look at hosts: tests/testinfra/<role>/ and molecule/<scenario>/tests/.
+
+Molecule says where the inventory is. Each test runs on every host of the group `mlflow`, or of the
+group that its module names: `group = "database"`.
+"""
+
+import os
+
+import pytest
+import testinfra
+from control import Control
+from testinfra.utils.ansible_runner import AnsibleRunner
+
+JOURNAL = "journalctl --no-pager --lines 80 --unit 'mlflow*' --unit nginx"
+
+
+def pytest_generate_tests(metafunc):
+    if "host" in metafunc.fixturenames:
+        inventory = os.path.dirname(os.environ["MOLECULE_INVENTORY_FILE"])
+        group = getattr(metafunc.module, "group", "mlflow")
+        names = AnsibleRunner(inventory).get_hosts(group)
+        metafunc.parametrize("host", names, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def host(request):
+    """A host of the scenario, as testinfra sees it: host.run(), host.service(), ..."""
+    return testinfra.get_host(f"podman://{request.param}")
+
+
+@pytest.fixture
+def control(host):
+    """The control side of the same host: control.converge(), control.client(), ..."""
+    return Control(os.path.dirname(os.environ["MOLECULE_INVENTORY_FILE"]), host.backend.name)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Add the journal of the host to a failed test's report."""
+    report = yield
+    host = getattr(item, "funcargs", {}).get("host")
+    if report.failed and host is not None:
+        journal = host.run(JOURNAL)
+        report.sections.append((f"journal of {host.backend.name}", journal.stdout))
+    return report
