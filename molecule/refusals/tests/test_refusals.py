@@ -1,0 +1,185 @@
+"""What cannot work is refused before anything is changed, with what to do about it."""
+
+import pytest
+from api import colour
+from control import Control
+
+
+def what_serves(host):
+    """Return what a refused run must leave as it is: process, link and files."""
+    return host.check_output(
+        f"systemctl show --value --property=MainPID,InvocationID mlflow-{colour(host)}; "
+        "find /etc/mlflow /etc/systemd/system /etc/nginx /opt/mlflow -maxdepth 3 "
+        "-printf '%p %M %u %s %T@ %l\\n' | sort"
+    )
+
+
+@pytest.fixture(autouse=True)
+def nothing_changes(host):
+    """Every test here ends with what serves as it was."""
+    before = what_serves(host)
+    yield
+    assert what_serves(host) == before
+
+
+@pytest.mark.parametrize(
+    ("variables", "phrases"),
+    [
+        pytest.param(
+            {"mlflow_server_roll": "red_green"},
+            ["red_green", "blue_green, stop_start"],
+            id="a value outside its choices",
+        ),
+        pytest.param(
+            {"mlflow_server_instance": "MLflow!"},
+            ["Wanted an instance name", "found mlflow_server_instance: MLflow!"],
+            id="an instance name that no unit can have",
+        ),
+        pytest.param(
+            {"mlflow_server_listen_address": "0.0.0.0"},
+            ["Wanted authentication", "0.0.0.0", "mlflow_server_allow_anonymous: true"],
+            id="a public address without authentication",
+        ),
+        pytest.param(
+            {"mlflow_server_public_names": ["*"]},
+            ["Wanted plain names in mlflow_server_public_names", "found *"],
+            id="a wildcard among the names",
+        ),
+        pytest.param(
+            {"mlflow_server_backend_store_uri": "sqlite:////srv/mlflow.db"},
+            ["Wanted the sqlite database", "/var/lib/mlflow", "found /srv/mlflow.db"],
+            id="a database where the service may not write",
+        ),
+        pytest.param(
+            {"mlflow_server_secret_environment": {"A_KEY": "example-change-me"}},
+            ["Wanted secrets of your own", "A_KEY", "openssl rand"],
+            id="a secret that still is the example's",
+        ),
+        pytest.param(
+            {"mlflow_server_workers": 5000},
+            ["MB of memory for 5000 workers", "mlflow_server_roll: stop_start"],
+            id="too little memory",
+        ),
+        pytest.param(
+            {"mlflow_venv_version": "9.9.9"},
+            ["9.9.9", "make lock MLFLOW_VERSION=9.9.9"],
+            id="a version of MLflow that does not exist",
+        ),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(control, variables, phrases):
+    """The operator reads what was wanted, what was found and what to do."""
+    said = control.refuse(**variables)
+    assert [phrase for phrase in phrases if phrase not in said] == [], said
+    assert "PLAY [Turn hosts into tracking servers]" not in said, "something was changed first"
+
+
+def test_a_taken_port_is_refused_with_its_holder(control, host):
+    """Nobody's process is killed: the operator is told whose it is."""
+    host.check_output("systemd-run --unit=holder python3 -m http.server --bind 127.0.0.1 5001")
+    pid = host.check_output("systemctl show --value --property=MainPID holder")
+    try:
+        said = control.refuse(mlflow_server_port=5001)
+        assert host.service("holder").is_running
+    finally:
+        host.check_output("systemctl stop holder")
+    for phrase in ("5001", pid, "python3", "holder.service", "nginx_listen_port"):
+        assert phrase in said
+
+
+@pytest.mark.parametrize("folder", ["/etc/mlflow", "/var/lib/mlflow", "/opt/mlflow/releases"])
+def test_a_folder_of_somebody_else_is_refused(control, host, folder):
+    """root must not act on what another user can change."""
+    owner = host.check_output(f"stat --format=%U {folder}")
+    host.check_output(f"chown nobody {folder}")
+    try:
+        said = control.refuse()
+    finally:
+        host.check_output(f"chown {owner} {folder}")
+    assert folder in said and ("nobody" in said or "uid 65534" in said)
+
+
+@pytest.mark.parametrize(
+    ("inventory", "phrase"),
+    [
+        ("mlfow: {hosts: {server: }}", "found the groups mlfow"),
+        ("mlflow: {hosts: {}}", "found the groups none"),
+    ],
+)
+def test_an_inventory_without_a_host_for_us_is_refused(tmp_path, control, inventory, phrase):
+    """Ansible itself ends well and does nothing when a group is empty or mistyped."""
+    path = tmp_path / "hosts.yml"
+    path.write_text(inventory)
+    said = Control(str(path), "all").refuse()
+    assert "Wanted at least one host in the group mlflow" in said
+    assert phrase in said and str(path) in said
+
+
+def test_too_old_a_python_is_refused(control, host):
+    """A stand-in: there is no older Python among this Debian's packages."""
+    old = "/usr/local/bin/python3.9"
+    host.check_output(f"printf '#!/bin/sh\\necho 3 9 2 /usr/lib/python3.9\\n' > {old}")
+    host.check_output(f"chmod 0755 {old}")
+    said = control.refuse(mlflow_venv_python=old)
+    host.check_output(f"rm {old}")
+    assert f"Wanted Python 3.11 to 3.14 as mlflow_venv_python={old}; found 3.9.2" in said
+
+
+@pytest.fixture
+def start(control, tmp_path):
+    """Return a function that starts a further, fresh host; it is removed after the test."""
+    name = f"{control.name}-fresh"
+    image = control.podman("inspect", "--format={{.ImageName}}", control.name)
+    path = tmp_path / "hosts.yml"
+    path.write_text(
+        f"mlflow: {{hosts: {{{name}: }}, vars: {{ansible_connection: containers.podman.podman}}}}"
+    )
+
+    def function(*options, command=()):
+        control.podman("rm", "--force", "--ignore", name)
+        control.podman(
+            "run",
+            "--detach",
+            f"--name={name}",
+            "--network=mlflow-ansible",
+            *options,
+            image,
+            *command,
+        )
+        return Control(str(path), name)
+
+    yield function
+    control.podman("rm", "--force", "--ignore", name)
+
+
+def test_a_host_without_systemd_is_refused(start):
+    """A plain container, or WSL without it: the unit could never start."""
+    said = start(command=["sleep", "infinity"]).refuse()
+    assert "Wanted systemd as the host's init; found sleep as process 1" in said
+
+
+def test_a_host_of_another_family_is_refused(start):
+    """apt would fail with a riddle, or not be there."""
+    fresh = start(command=["sleep", "infinity"])
+    release = 'ID=rocky\nID_LIKE="rhel centos fedora"\nPRETTY_NAME="Rocky Linux 9.4"\n'
+    write = f"rm /etc/os-release; printf '{release}' > /etc/os-release"
+    fresh.podman("exec", fresh.name, "sh", "-c", write)
+    assert "Wanted a system of Debian's family; found Rocky Linux 9.4" in fresh.refuse()
+
+
+def test_a_disk_without_room_for_a_release_is_refused(start):
+    """Found out before, not by a half of a release."""
+    said = start("--tmpfs=/opt:size=100m", command=["sleep", "infinity"]).refuse()
+    assert "MB free for a release in /opt/mlflow/releases; found 104 MB" in said
+
+
+def test_no_index_in_reach_leaves_no_half_of_anything(start):
+    """What can be known only by trying leaves Debian packages behind, and nothing else."""
+    fresh = start("--systemd=always", "--privileged")
+    fresh.podman("exec", fresh.name, "systemctl", "is-system-running", "--wait")
+    said = fresh.refuse(mlflow_venv_index_url="http://operator:canary@127.0.0.1:9/simple")
+    assert "found that no package index can be reached" in said
+    assert "mlflow_venv_index_url" in said
+    assert "canary" not in said
+    left = fresh.podman("exec", fresh.name, "find", "/opt", "/etc", "/var/lib", "-name", "*mlflow*")
+    assert left.split() == ["/opt/mlflow"]

@@ -1,0 +1,101 @@
+"""What tests do from the control side: run playbooks, run clients in a host's network."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Control:
+    """The control side of one test host.
+
+    Args:
+        inventory: Path of the scenario's inventory.
+        name: Name of the host in it, and of its container.
+    """
+
+    def __init__(self, inventory: str, name: str):
+        self.inventory = inventory
+        self.name = name
+
+    def start(self, *arguments: str, playbook: str = "site.yml", **variables):
+        """Start a playbook against the host and return the process."""
+        return subprocess.Popen(
+            [
+                "ansible-playbook",
+                f"--inventory={self.inventory}",
+                f"--limit={self.name},localhost",
+                f"--extra-vars={json.dumps(variables)}",
+                *arguments,
+                str(ROOT / playbook),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=ROOT,
+        )
+
+    def playbook(self, *arguments: str, **variables) -> tuple[int, str]:
+        """Run a playbook to its end; return its exit code and what it said, in one line.
+
+        YAML folds long messages; a test looks for phrases in them.
+        """
+        process = self.start(*arguments, **variables)
+        said = process.communicate()[0]
+        return process.returncode, " ".join(said.split())
+
+    def converge(self, **variables) -> str:
+        """Run site.yml, which must succeed, and return its output."""
+        code, said = self.playbook(**variables)
+        assert code == 0, said
+        return said
+
+    def refuse(self, **variables) -> str:
+        """Run site.yml, which must fail, and return what it says."""
+        code, said = self.playbook(**variables)
+        assert code != 0, f"it was not refused: {said}"
+        return said
+
+    def podman(self, *arguments: str) -> str:
+        """Run podman and return its output."""
+        return subprocess.run(
+            ["podman", *arguments], check=True, stdout=subprocess.PIPE, text=True
+        ).stdout.strip()
+
+    def inside(self, *command: str) -> list[str]:
+        """Return a command that runs here, with this machine's files, in the host's network.
+
+        So that a client can reach what listens on the host's loopback address only, as it would
+        through an SSH tunnel.
+        """
+        pid = self.podman("inspect", "--format={{.State.Pid}}", self.name)
+        return ["nsenter", f"--net=/proc/{pid}/ns/net", *command]
+
+    def client(self, script: Path, url: str = "http://127.0.0.1:5000"):
+        """Run a script with the real MLflow client against the host; return the process."""
+        return subprocess.run(
+            self.inside(sys.executable, str(script)),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env=os.environ | {"MLFLOW_TRACKING_URI": url},
+        )
+
+    @contextmanager
+    def load(self, url: str = "http://127.0.0.1:5000"):
+        """Load the server while the block runs; the counts stand in the yielded dict after it."""
+        counts: dict = {}
+        command = self.inside(sys.executable, str(ROOT / "tests/load.py"), url)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout.readline() == "loading\n"
+            try:
+                yield counts
+            finally:
+                process.send_signal(signal.SIGTERM)
+                counts.update(json.loads(process.stdout.read()))

@@ -1,0 +1,97 @@
+"""What an instance is on its host, whatever its stores."""
+
+import pytest
+from api import SEARCH, colour, request, wait_until_served
+
+
+def test_one_colour_serves_and_starts_at_boot(host):
+    """Two enabled colours would both start after a reboot; none would leave the host dead."""
+    serving = colour(host)
+    other = {"blue": "green", "green": "blue"}[serving]
+    assert host.service(f"mlflow-{serving}").is_running
+    assert host.service(f"mlflow-{serving}").is_enabled
+    assert not host.service(f"mlflow-{other}").is_running
+    assert not host.service(f"mlflow-{other}").is_enabled
+
+
+def test_the_sandbox_is_as_tight_as_promised(host):
+    """systemd's own measure: 9.2 for a bare unit, 1.2 for Debian's redis, at most 1.2 for ours."""
+    done = host.run(f"systemd-analyze security --threshold=12 mlflow-{colour(host)}")
+    assert done.rc == 0, done.stdout[-300:]
+
+
+def test_only_the_front_listens(host):
+    """A TCP port of MLflow's own would be a way around the front."""
+    listening = host.check_output("ss --no-header --listening --tcp --numeric --processes")
+    assert [row.split()[3] for row in listening.splitlines()] == ["127.0.0.1:5000"]
+    assert "nginx" in listening
+
+
+def test_the_service_cannot_write_what_root_acts_on(host):
+    """Else a hole in MLflow would be a hole in the host."""
+    found = host.run("runuser -u mlflow -- find /etc /opt /usr -writable -not -type l")
+    assert found.stdout == ""
+
+
+@pytest.mark.parametrize("user", ["nobody", "www-data"])
+def test_nobody_else_reads_the_settings(host, user):
+    """They may hold secrets. nginx's user is in the group, for the socket's sake only."""
+    for slot in ("wanted", colour(host)):
+        for file in ("server.env", "generated.env"):
+            done = host.run(f"runuser -u {user} -- cat /etc/mlflow/{slot}/{file}")
+            assert done.rc != 0 and "denied" in done.stderr
+
+
+def test_data_is_the_services_alone(host):
+    done = host.run("runuser -u www-data -- ls /var/lib/mlflow")
+    assert done.rc != 0 and "denied" in done.stderr
+
+
+def test_generated_secrets_are_shown_nowhere(host):
+    """A process's arguments, a unit's properties and the journal can be read by many."""
+    serving = colour(host)
+    lines = host.check_output(f"cat /etc/mlflow/{serving}/generated.env").splitlines()
+    secrets = [line.split("=", 1)[1].strip('"') for line in lines if line.startswith("MLFLOW_")]
+    assert len(secrets) == 2 and all(len(secret) >= 40 for secret in secrets)
+    shown = host.check_output(
+        f"cat /proc/[0-9]*/cmdline | tr '\\0' ' '; systemctl show mlflow-{serving}; "
+        "journalctl --no-pager"
+    )
+    assert [secret for secret in secrets if secret in shown] == []
+
+
+def test_a_foreign_host_name_is_refused(host):
+    """A page that makes its own name resolve to this host must not reach MLflow (DNS rebinding)."""
+    assert request(host, *SEARCH, "Host: evil.example")[0] == 403
+    assert request(host, *SEARCH, "Host: evil.example:5000")[0] == 403
+    name = host.check_output("hostname")
+    for own in (name, f"{name}:5000", "localhost:5000", "127.0.0.1:5000"):
+        assert request(host, *SEARCH, f"Host: {own}")[0] == 200, own
+
+
+def test_the_uis_own_writes_pass_and_other_pages_do_not(host):
+    """Behind a proxy MLflow takes its own UI for a foreign page unless it knows its names."""
+    name = host.check_output("hostname")
+    search = ("/ajax-api/2.0/mlflow/experiments/search", *SEARCH[1:], f"Host: {name}:5000")
+    assert request(host, *search, f"Origin: http://{name}:5000")[0] == 200
+    assert request(host, *search, "Origin: http://evil.example")[0] == 403
+
+
+def test_the_ui_is_there(host):
+    status, body = request(host, "/", "GET", "")
+    assert status == 200 and "<title>MLflow</title>" in body
+
+
+@pytest.mark.parametrize("whom", ["main", "all"])
+def test_a_killed_process_is_started_again(host, whom):
+    """SIGKILL leaves a stale socket, on which MLflow ends with exit code 0 (Restart=on-failure
+    would leave it dead)."""
+    host.check_output(f"systemctl kill --kill-whom={whom} --signal=KILL mlflow-{colour(host)}")
+    wait_until_served(host)
+
+
+def test_spooled_artifacts_go_to_the_data_disk(host):
+    """/tmp is often small or in memory, and every proxied artifact is written whole first."""
+    pid = host.check_output(f"systemctl show --value --property=MainPID mlflow-{colour(host)}")
+    environment = host.check_output(f"tr '\\0' '\\n' < /proc/{pid}/environ")
+    assert f"TMPDIR=/var/lib/mlflow/tmp/{colour(host)}\n" in environment
