@@ -25,24 +25,33 @@ options:
       path: {description: Path of the folder., type: path, required: true}
       mode: {description: Its mode in octal., type: str, required: true}
       owner: {description: Its owner., type: str, default: root}
+  into:
+    description: Folder that files and links are in.
+    type: path
+    required: true
   files:
     description: Files.
     type: list
     elements: dict
     default: []
     suboptions:
-      path: {description: Path of the file., type: path, required: true}
-      content: {description: Its text. Never shown., type: str, required: true}
+      name: {description: Name of the file., type: str, required: true}
       mode: {description: Its mode in octal., type: str, required: true}
       owner: {description: Its owner., type: str, default: root}
       keep: {description: Leave the text of a file that is there., type: bool, default: false}
+  texts:
+    description:
+      - The text of each file, by its name. Never shown, and kept out of the host's journal, where
+        Ansible notes the other options as they are.
+    type: dict
+    default: {}
   links:
     description: Symbolic links.
     type: list
     elements: dict
     default: []
     suboptions:
-      path: {description: Path of the link., type: path, required: true}
+      name: {description: Name of the link., type: str, required: true}
       target: {description: Where it points., type: path, required: true}
 author: mlflow-ansible
 """
@@ -53,8 +62,11 @@ EXAMPLES = r"""
     group: mlflow
     folders:
       - {path: /etc/mlflow, mode: "0750"}
+    into: /etc/mlflow
     files:
-      - {path: /etc/mlflow/server.env, mode: "0600", content: "MLFLOW_WORKERS=2\n"}
+      - {name: server.env, mode: "0600"}
+    texts:
+      server.env: "MLFLOW_WORKERS=2\n"
 """
 
 RETURN = r"""
@@ -149,47 +161,53 @@ class Writer:
 
 
 def main() -> None:
-    entry = {"path": {"type": "path", "required": True}}
     owned = {
-        **entry,
         "mode": {"type": "str", "required": True},
         "owner": {"type": "str", "default": "root"},
     }
-    texts = {
+    folder = {"path": {"type": "path", "required": True}, **owned}
+    file = {
+        "name": {"type": "str", "required": True},
         **owned,
-        "content": {"type": "str", "required": True, "no_log": True},
-        "keep": {"type": "bool", "default": False, "no_log": False},
+        "keep": {"type": "bool", "default": False},
     }
-    links = {**entry, "target": {"type": "path", "required": True}}
+    link = {
+        "name": {"type": "str", "required": True},
+        "target": {"type": "path", "required": True},
+    }
     module = AnsibleModule(
         argument_spec={
             "group": {"type": "str", "required": True},
-            "folders": {"type": "list", "elements": "dict", "default": [], "options": owned},
-            "files": {"type": "list", "elements": "dict", "default": [], "options": texts},
-            "links": {"type": "list", "elements": "dict", "default": [], "options": links},
+            "folders": {"type": "list", "elements": "dict", "default": [], "options": folder},
+            "into": {"type": "path", "required": True},
+            "files": {"type": "list", "elements": "dict", "default": [], "options": file},
+            "texts": {"type": "dict", "default": {}, "no_log": True},
+            "links": {"type": "list", "elements": "dict", "default": [], "options": link},
         },
         supports_check_mode=True,
     )
-    writer = Writer(module.params["group"], module.check_mode)
+    given = module.params
+    writer = Writer(given["group"], module.check_mode)
     path = ""
     try:
-        for kind, write in (
-            ("folders", writer.folder),
-            ("files", writer.file),
-            ("links", writer.link),
-        ):
-            for arguments in module.params[kind]:
-                path = arguments["path"]
-                write(**arguments)
+        for entry in given["folders"]:
+            path = entry["path"]
+            writer.folder(path, entry["mode"], entry["owner"])
+        for entry in given["files"]:
+            path, text = f"{given['into']}/{entry['name']}", given["texts"][entry["name"]]
+            writer.file(path, text, entry["mode"], entry["owner"], entry["keep"])
+        for entry in given["links"]:
+            path = f"{given['into']}/{entry['name']}"
+            writer.link(path, entry["target"])
     except KeyError as error:
         module.fail_json(
-            msg=f"Wanted to write {path}; found {error.args[0]}; "
-            "create the user and the group first."
+            msg=f"Wanted all that {path} needs; found none of {error.args[0]}; create the user and "
+            "the group first, and give a text for each file."
         )
     except OSError as error:
         module.fail_json(
-            msg=f"Wanted to write {path}; found {error}; free or mend that path and "
-            "run again. Nothing that serves has changed."
+            msg=f"Wanted to write {path}; found {error}; free or mend that path and run again. "
+            "Nothing that serves has changed."
         )
     module.exit_json(changed=bool(writer.written), written=writer.written)
 

@@ -106,7 +106,7 @@ FAILURES = [
         "update-ca-certificates, or correct mlflow_venv_index_url",
     ),
     (
-        r"\b(401|403|407)\b|Unauthorized|Forbidden|Proxy Authentication",
+        r"\b(401|403) (Error|Client Error)|Unauthorized|Forbidden|Proxy Authentication",
         "an index or proxy that refuses the host",
         "correct the name and password in mlflow_venv_index_url or mlflow_venv_proxy",
     ),
@@ -125,8 +125,8 @@ FAILURES = [
         r"no version of|not found in the (package registry|provided package locations)"
         r"|No matching distribution|no wheels|Could not find a version|No solution",
         "an index without a wheel that the lock names",
-        "add it to the index, point mlflow_venv_index_url to one that has it, or lock what the "
-        "index has with `make lock`",
+        "make sure that mlflow_venv_index_url is right and the index lets the host in, add the "
+        "wheel to it, or lock what it has with `make lock`",
     ),
 ]
 
@@ -144,16 +144,12 @@ def dotted(version: tuple) -> str:
     return ".".join(map(str, version))
 
 
-def tail(text: str, lines: int = 12) -> str:
-    """Return the last lines of what a command said, fit to be shown."""
-    return redact("\n".join(text.strip().splitlines()[-lines:]))
-
-
 def explain(wanted: str, said: str) -> Refused:
     """Return the refusal for what an installer said when it failed."""
     known = ((found, remedy) for pattern, found, remedy in FAILURES if re.search(pattern, said))
     found, remedy = next(known, ("an error", "mend what it says"))
-    return Refused(f"Wanted {wanted}; found {found}; {remedy}. Its last lines:\n{tail(said)}")
+    last = redact("\n".join(said.strip().splitlines()[-6:]))
+    return Refused(f"Wanted {wanted}; found {found}; {remedy}. The last lines:\n{last}")
 
 
 def pip_settings(listing: str) -> dict:
@@ -169,8 +165,8 @@ def pip_settings(listing: str) -> dict:
     return found
 
 
-def uv_settings(pip: dict) -> dict:
-    """Return the environment that makes uv take packages from where pip's settings say."""
+def uv_settings(pip: dict) -> tuple[dict, list[str]]:
+    """Return the environment and the options with which uv does what pip's settings say."""
     env = {}
     for option, names in {
         "index-url": ["UV_DEFAULT_INDEX"],
@@ -181,12 +177,11 @@ def uv_settings(pip: dict) -> dict:
         "client-cert": ["SSL_CLIENT_CERT"],
         "proxy": ["HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"],
     }.items():
-        for name in names:
-            if pip.get(option):
-                env[name] = " ".join(pip[option].split())
-    if pip.get("no-index", "").lower() in ("1", "true", "yes", "on"):
-        env["UV_NO_INDEX"] = "1"
-    return env
+        if pip.get(option):
+            between = "," if option == "find-links" else " "
+            env |= dict.fromkeys(names, between.join(pip[option].split()))
+    no_index = pip.get("no-index", "").lower() in ("1", "true", "yes", "on", "y", "t")
+    return env, ["--no-index"] if no_index else []
 
 
 class Host:
@@ -462,22 +457,23 @@ class Store:
         self.must("the release on the disk", sync)
 
     def install(self, pool: ThreadPoolExecutor, work: Path):
-        """Install what the lock names, from where the host's settings or the variables say."""
+        """Install what the lock names, from where the variables or the host's settings say."""
         (work / "lock.txt").write_text(self.params["lock"])
         (work / "uv.txt").write_text(self.params["uv_lock"])
-        python = self.path / "bin/python"
+        python, env = self.path / "bin/python", self.environment(work)
         pip = [python, "-I", self.pip_wheel / "pip"]
         exact = ["install", "--no-deps", "--require-hashes", "--only-binary=:all:", "--requirement"]
-        env = self.environment(work)
+        index = redact(self.params["index_url"]) or "the host's package index"
+        packages = f"the locked packages from {index}"
         if self.params["installer"] == "pip":
-            self.must("the locked packages", [*pip, *exact, work / "lock.txt", "--no-compile"], env)
+            self.must(packages, [*pip, *exact, work / "lock.txt", "--no-compile"], env)
             return
         listing = pool.submit(self.must, "pip's settings", [*pip, "config", "list"], env)
         target = ["--target", work / "uv", "--no-compile"]
-        self.must("the locked uv", [*pip, *exact, work / "uv.txt", *target], env)
-        env |= uv_settings(pip_settings(listing.result()))
-        uv = [work / "uv/bin/uv", "pip"]
-        self.must("the locked packages", [*uv, *exact, work / "lock.txt", "--python", python], env)
+        self.must(f"the locked uv from {index}", [*pip, *exact, work / "uv.txt", *target], env)
+        settings, options = uv_settings(pip_settings(listing.result()))
+        uv = [work / "uv/bin/uv", "pip", *exact, work / "lock.txt", "--python", python, *options]
+        self.must(packages, uv, env | settings)
 
     def environment(self, work: Path) -> dict:
         """Return the environment of the installers. What is secret is in there, not in argv."""
@@ -506,7 +502,7 @@ class Store:
         """Run a command and return its output; raise Refused if it fails."""
         done = self.host.run(command, env, self.keep_open)
         if done.returncode:
-            raise explain(f"{wanted} for {self.path.name}", done.stdout + done.stderr)
+            raise explain(f"{wanted} for {self.path.name}", done.stderr or done.stdout)
         return done.stdout
 
 
@@ -520,7 +516,8 @@ def main():
     module = AnsibleModule(
         argument_spec={
             "version": {"type": "str", "required": True},
-            "lock": {"type": "str", "required": True},
+            # Not a secret, but its hundreds of lines do not belong in the host's journal.
+            "lock": {"type": "str", "required": True, "no_log": True},
             "python": {"type": "path", "default": "/usr/bin/python3"},
             "keep": {"type": "int", "default": 3},
             "in_use": {"type": "list", "elements": "str", "default": []},
