@@ -37,9 +37,9 @@ def request(host, path, method="GET", body="", *headers, port=5000):
     return int(status), answer.removesuffix("\n")
 
 
-def call(host, name, port=5000, **fields):
+def call(host, api, port=5000, **fields):
     """Call the API, which must succeed, and return its answer."""
-    path, content = f"/api/2.0/mlflow/{name}", "Content-Type: application/json"
+    path, content = f"/api/2.0/mlflow/{api}", "Content-Type: application/json"
     status, body = request(host, path, "POST", json.dumps(fields), content, port=port)
     assert status == 200, body
     return json.loads(body)

@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import socket
 import types
 from ipaddress import ip_address
 from pathlib import Path
@@ -90,7 +91,7 @@ class FakeHost:
             "comm": comm,
             "cmdline": cmdline,
             "cgroup": f"0::/system.slice/{unit}\n",
-            "status": f"Name:\t{comm}\nGid:\t33\t33\t33\t33\nGroups:\t{' '.join(map(str, groups))}\n",
+            "status": f"Uid:\t990\nGid:\t33\t33\nGroups:\t{' '.join(map(str, groups))} \n",
             "sockets": list(sockets),
         }
         self.show_processes()
@@ -160,8 +161,10 @@ class FakeHost:
         for new in set(self.listens()) - set(had):
             if self.bind_error(ip_address(new[0]), new[1]):
                 return
-        for pid in [pid for pid, p in self.processes.items() if p["cmdline"].endswith("process")]:
-            del self.processes[pid]
+        for process in self.processes.values():
+            ours = "nginx.service" in process["cgroup"]
+            if ours and process["cmdline"] == "nginx: worker process":
+                process["cmdline"] += " is shutting down"
         self.processes[self.master]["sockets"] = self.listens()
         self.start("nginx", "nginx: worker process", "nginx.service", (), self.gids("www-data"))
         self.loaded = self.sites()
@@ -179,8 +182,7 @@ class FakeHost:
             return 0, " ".join(self.packages.values()), ""
         if words.startswith("systemctl show"):
             state = "enabled" if self.enabled else "disabled"
-            started = f"ExecMainStartTimestampMonotonic={self.master * 10}"
-            return 0, f"MainPID={self.master}\n{started}\nUnitFileState={state}\n", ""
+            return 0, f"MainPID={self.master}\nUnitFileState={state}\n", ""
         if command == ["/usr/sbin/nginx", "-T"]:
             return self.test()
         if command[0] == "usermod":
@@ -271,14 +273,14 @@ def test_a_listening_socket_is_read_from_proc(tmp_path):
 
 
 def test_the_kernel_says_whether_an_address_is_free():
-    """Only the kernel knows whether 0.0.0.0, a dual-stack `::` or an address of the host collide."""
-    import socket
-
+    """Only the kernel knows whether 0.0.0.0 or `::` collide with it, and which are the host's."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         assert nginx_site.bind_error(ip_address("127.0.0.1"), port) == errno.EADDRINUSE
         assert nginx_site.bind_error(ip_address("0.0.0.0"), port) == errno.EADDRINUSE
         assert nginx_site.bind_error(ip_address("127.0.0.2"), port) == 0
+        if socket.has_dualstack_ipv6():
+            assert nginx_site.bind_error(ip_address("::"), port) == errno.EADDRINUSE
     assert nginx_site.bind_error(ip_address("127.0.0.1"), port) == 0
     assert nginx_site.bind_error(ip_address("192.0.2.1"), port) == errno.EADDRNOTAVAIL
 
@@ -408,6 +410,7 @@ def test_what_nginx_rejects_is_taken_back(host, former):
     with pytest.raises(Refused, match=r"found: \[emerg\] .*sites-enabled/mlflow:1; correct"):
         host.ensure(more="broken")
     assert host.sites() == before
+    assert host.file("sites-available/mlflow").exists() is bool(former)
     assert not former or host.ensure(more=former) == []
 
 
@@ -510,12 +513,33 @@ def test_a_service_that_does_not_start_is_reported_with_its_journal(host):
         host.ensure()
 
 
-def test_a_reload_that_nginx_ignores_is_reported(host, monkeypatch):
-    """`systemctl reload` succeeds as soon as the signal is sent; nginx may go on as before."""
+@pytest.mark.parametrize("case", ["started", "first site", "changed site"])
+def test_an_nginx_that_does_not_load_the_site_is_reported(host, monkeypatch, case):
+    """`systemctl reload` succeeds once the signal is sent; nginx may go on with what it had."""
+    if case == "changed site":
+        host.ensure()
+    if case == "started":
+        host.processes.clear()
+        host.master = 0
     monkeypatch.setattr(host, "load", lambda: None)
     with pytest.raises(Refused, match="(?s)to serve 127.0.0.1:5000; found: not so after 15 second"):
-        host.ensure()
-    monkeypatch.undo()
+        host.ensure(more="new")
+
+
+def test_a_site_that_is_there_but_not_served_is_loaded(host):
+    """As after a restored backup: the files are right, and nginx does not know."""
+    host.ensure()
+    host.processes[host.master]["sockets"].clear()
+    host.show_processes()
+    assert host.ensure() == ["reload"]
+    assert host.ensure() == []
+
+
+def test_the_workers_of_another_nginx_do_not_count(host):
+    """The one of a container shows in /proc, and is in no group of ours."""
+    host.start("nginx", "nginx: worker process", "docker-1.scope")
+    host.ensure()
+    assert host.ensure() == []
 
 
 def test_a_run_on_a_host_without_nginx_is_refused(host):

@@ -176,7 +176,8 @@ def test_a_disk_without_room_for_a_release_is_refused(start):
 def test_no_index_in_reach_leaves_no_half_of_anything(start):
     """What can be known only by trying leaves Debian packages behind, and nothing else."""
     fresh = start("--systemd=always", "--privileged")
-    fresh.podman("exec", fresh.name, "systemctl", "is-system-running", "--wait")
+    booted = "until systemctl is-system-running --wait; do sleep 0.2; done"
+    fresh.podman("exec", fresh.name, "timeout", "60", "sh", "-c", booted)
     said = fresh.refuse(mlflow_venv_index_url="http://operator:canary@127.0.0.1:9/simple")
     assert "found that no package index can be reached" in said
     assert "mlflow_venv_index_url" in said

@@ -85,10 +85,10 @@ NEED_MB = 1200
 LOCK_SECONDS = 900
 # The certificates that the host trusts.
 CA_BUNDLE = "etc/ssl/certs/ca-certificates.crt"
-# What the server does not import: compiling it would double the time.
+# What the server does not import. To compile it as well would take twice the time.
 NOT_COMPILED = (
-    r"/(tests|databricks|fontTools|git|gunicorn|joblib|matplotlib|mpl_toolkits|narwhals|PIL"
-    r"|pyasn1_modules|scipy/(?!_|sparse)\w+|sklearn|skops|wcwidth)/"
+    r"/tests/|/site-packages/(databricks|fontTools|git|gunicorn|joblib|matplotlib|mpl_toolkits"
+    r"|narwhals|PIL|pyasn1_modules|scipy/(?!_|sparse)\w+|sklearn|skops|wcwidth)/"
 )
 NAME = re.compile(r"\d[\w.]*-cp\d+-[0-9a-f]{8}")
 
@@ -123,7 +123,7 @@ FAILURES = [
     ),
     (
         r"no version of|not found in the (package registry|provided package locations)"
-        r"|No matching distribution|no wheels|Could not find a version|No solution",
+        r"|No matching distribution|no (usable )?wheels|Could not find a version|No solution",
         "an index without a wheel that the lock names",
         "make sure that mlflow_venv_index_url is right and the index lets the host in, add the "
         "wheel to it, or lock what it has with `make lock`",
@@ -327,8 +327,12 @@ class Store:
             )
 
     @staticmethod
-    def complete(release: Path) -> bool:
-        return (release / ".complete").exists()
+    def completed(release: Path) -> float:
+        """Return when a release became complete, in seconds of the epoch, or 0 if it is not."""
+        try:
+            return (release / ".complete").stat().st_mtime
+        except FileNotFoundError:
+            return 0
 
     def releases(self) -> list[Path]:
         """Return all releases, complete or not. What has another kind of name is not ours."""
@@ -337,12 +341,13 @@ class Store:
 
     def leftovers(self) -> list[Path]:
         """Return what runs that were killed have left."""
-        return [release for release in self.releases() if not self.complete(release)]
+        return [release for release in self.releases() if not self.completed(release)]
 
     def old(self) -> list[Path]:
         """Return the complete releases beyond those that are kept, wanted or in use."""
-        others = [r for r in self.releases() if self.complete(r) and r != self.path]
-        others.sort(key=lambda release: (release / ".complete").stat().st_mtime, reverse=True)
+        ages = {release: self.completed(release) for release in self.releases()}
+        others = [release for release, age in ages.items() if age and release != self.path]
+        others.sort(key=ages.get, reverse=True)
         surplus = others[max(self.params["keep"] - 1, 0) :]
         used = self.used() if surplus else b""
         return [r for r in surplus if os.fsencode(f"{os.path.realpath(r)}/") not in used]
@@ -361,7 +366,7 @@ class Store:
     def plan(self) -> list[str]:
         """Return in words what there is to do, after a look at what stands in its way."""
         plan = [f"install {package}" for package in self.packages]
-        if not self.complete(self.path):
+        if not self.completed(self.path):
             self.check_disk()
             plan.append(f"make {self.path.name}")
         gone = [release for release in self.leftovers() if release != self.path] + self.old()
@@ -382,7 +387,7 @@ class Store:
                 )
             for release in self.leftovers():
                 self.remove(release)
-            if not self.complete(self.path):
+            if not self.completed(self.path):
                 self.make()
             for release in self.old():
                 self.remove(release)
@@ -442,19 +447,24 @@ class Store:
         work = self.path / ".build"
         work.mkdir()
         self.install(pool, work)
-        shutil.rmtree(work)
-        # uv's lock on the virtualenv, which everybody could write to.
-        (self.path / ".lock").unlink(missing_ok=True)
-
-        # Written to the disk while the next step computes: complete is complete after a power cut.
-        sync = ["sync", "--file-system", self.path]
-        written = pool.submit(self.must, "the release on the disk", sync)
+        # While that is cleared away and the rest is written to the disk, the next step computes.
+        cleared = pool.submit(self.clear, work)
         # Compiled, not imported: no code of the packages runs as root.
         command = [self.python, "-I", "-m", "compileall", "-q", "-j0", "-x", NOT_COMPILED]
         command += self.path.glob("lib/python*/site-packages")
         self.must("byte-compiled packages", command)
-        written.result()
-        self.must("the release on the disk", sync)
+        cleared.result()
+        self.sync()
+
+    def clear(self, work: Path):
+        shutil.rmtree(work)
+        # uv's lock on the virtualenv, which everybody could write to.
+        (self.path / ".lock").unlink(missing_ok=True)
+        self.sync()
+
+    def sync(self):
+        """Write the release to the disk, so that after a power cut too complete is complete."""
+        self.must("the release on the disk", ["sync", "--file-system", self.path])
 
     def install(self, pool: ThreadPoolExecutor, work: Path):
         """Install what the lock names, from where the variables or the host's settings say."""
@@ -508,8 +518,14 @@ class Store:
 
 def size(folder: Path) -> int:
     """Return the bytes that a folder takes on the disk; a file with several links counts once."""
-    found = [os.lstat(os.path.join(at, f)) for at, _, files in os.walk(folder) for f in files]
-    return sum({status.st_ino: status.st_blocks * 512 for status in found}.values())
+    found = {}
+    for at, _, files in os.walk(folder):
+        for file in files:
+            # Another run may be at work in there.
+            with contextlib.suppress(FileNotFoundError):
+                status = os.lstat(os.path.join(at, file))
+                found[status.st_ino] = status.st_blocks * 512
+    return sum(found.values())
 
 
 def main():

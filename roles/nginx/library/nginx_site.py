@@ -155,17 +155,15 @@ class Site:
         query = ["dpkg-query", "--show", "--showformat=${db:Status-Status} ", *PACKAGES]
         states = set(self.run(query)[1].split())
         self.installed = "installed" in states and not states & {"unpacked", "half-configured"}
-        wanted = "--property=MainPID,ExecMainStartTimestampMonotonic,UnitFileState"
-        show = self.run(["systemctl", "show", UNIT, wanted])[1]
+        show = self.run(["systemctl", "show", UNIT, "--property=MainPID,UnitFileState"])[1]
         unit = dict(line.split("=", 1) for line in show.splitlines())
         self.master, self.disabled = int(unit["MainPID"]), unit["UnitFileState"] == "disabled"
-        self.started = f"{self.master} {unit['ExecMainStartTimestampMonotonic']}"
 
     def text(self) -> str | None:
         return self.file.read_text() if self.file.exists() else None
 
     def is_pending(self) -> bool:
-        return self.pending.exists() and self.pending.read_text() == self.started
+        return self.pending.exists() and self.pending.read_text() == str(self.master)
 
     def missing_groups(self) -> list[str]:
         """Return the groups that nginx's user is not in; they may not even be there."""
@@ -293,7 +291,7 @@ class Site:
     def write(self) -> None:
         """Write the site; put the former state back if nginx rejects it."""
         former, linked, pending = self.text(), self.link.is_symlink(), self.is_pending()
-        self.pending.write_text(self.started)
+        self.pending.write_text(str(self.master))
         self.put(self.content)
         try:
             self.check_configuration()
