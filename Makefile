@@ -32,8 +32,8 @@ venv:
 check: venv ## Lint and unit tests, no host needed
 	ruff check .
 	ruff format --check .
-	@# Not the operator's own inventory, which may need a vault password or not be there.
-	ANSIBLE_INVENTORY=localhost, ansible-lint
+	@# Without the inventory of the operator, which may not be there.
+	ANSIBLE_INVENTORY=/dev/null ansible-lint
 	pytest
 
 .PHONY: molecule
