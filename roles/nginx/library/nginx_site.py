@@ -37,6 +37,7 @@ plan: {description: What is (to be) done., type: list, elements: str, returned: 
 
 import contextlib
 import errno
+import fcntl
 import glob
 import grp
 import ipaddress
@@ -350,6 +351,8 @@ def main():
         },
         supports_check_mode=True,
     )
+    # Two names of the inventory may be one host, with a site each. Held until this process ends.
+    fcntl.flock(os.open("/run", os.O_RDONLY), fcntl.LOCK_EX)
     try:
         site = Site(module.params, module.run_command)
         plan, diff = site.plan(), {"before": site.text() or "", "after": site.content}
