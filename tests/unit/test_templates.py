@@ -1,0 +1,112 @@
+"""The templates of mlflow_server, rendered by Ansible itself; an undefined variable is fatal."""
+
+import re
+from pathlib import Path
+
+import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import init_plugin_loader
+from ansible.template import Templar, trust_as_template
+
+ROLE = Path(__file__).resolve().parents[2] / "roles/mlflow_server"
+init_plugin_loader()
+HOST = {"memory_mb": 4000, "cores": 2}
+
+
+def render(template, **variables):
+    """Return a text of the role's templates with the role's defaults and these variables."""
+    loader = DataLoader()
+    known = {"inventory_hostname": "server", "ansible_managed": "managed"}
+    for file in ("defaults/main.yml", "vars/main.yml"):
+        known |= loader.load_from_file(str(ROLE / file), trusted_as_template=True)
+    known |= {"__mlflow_server_host": HOST} | variables
+    templar = Templar(loader=loader, variables=known)
+    path = ROLE / "templates" / template
+    return templar.template(
+        trust_as_template(f"{{{{ lookup('ansible.builtin.template', '{path}') }}}}")
+    )
+
+
+def environment(text):
+    """Return the variables of an environment file as systemd reads them: systemd.exec(5)."""
+    found = {}
+    for line in text.splitlines():
+        if line and not line.startswith("#"):
+            name, value = line.split("=", 1)
+            assert value[0] == value[-1] == '"', line
+            found[name] = re.sub(r'\\(["\\$`])', r"\1", value[1:-1])
+    return found
+
+
+def value(name, **variables):
+    return environment(render("server.env.j2", **variables))[name]
+
+
+@pytest.mark.parametrize(
+    "secret", ["p@ss%/:w\"'\\", "a $HOME `id` b", " spaces ", "#no;comment", "ä€"]
+)
+def test_any_character_survives(secret):
+    """A password with a quote must neither be cut off nor run as a command."""
+    assert value("KEY", mlflow_server_secret_environment={"KEY": secret}) == secret
+
+
+def test_secrets_go_before_settings_and_settings_before_ours():
+    """What the operator says is what holds."""
+    ours = value("MLFLOW_WORKERS")
+    theirs = {"MLFLOW_WORKERS": "7"}
+    assert ours != "7"
+    assert value("MLFLOW_WORKERS", mlflow_server_environment=theirs) == "7"
+    secret = {"mlflow_server_secret_environment": {"MLFLOW_WORKERS": "8"}}
+    assert value("MLFLOW_WORKERS", mlflow_server_environment=theirs, **secret) == "8"
+
+
+@pytest.mark.parametrize(
+    ("memory", "cores", "roll", "workers"),
+    [
+        (24000, 2, "blue_green", 2),
+        (24000, 16, "blue_green", 16),
+        (3900, 8, "blue_green", 5),
+        (1950, 2, "blue_green", 1),
+        (950, 2, "stop_start", 1),
+        (3900, 8, "stop_start", 8),
+    ],
+)
+def test_workers_fit_the_cores_and_twice_the_memory(memory, cores, roll, workers):
+    """(memory - 384) / colours, less 270 for the parent, in parts of 260 MB; at most the cores."""
+    host = {"memory_mb": memory, "cores": cores}
+    found = value("MLFLOW_WORKERS", __mlflow_server_host=host, mlflow_server_roll=roll)
+    assert int(found) == workers
+
+
+def test_names_are_allowed_with_and_without_the_port_and_never_all():
+    """MLflow compares the Host header as it comes, with a port or without."""
+    names = {"mlflow_server_public_names": ["mlflow.example.com"], "mlflow_server_port": 8080}
+    hosts = value("MLFLOW_SERVER_ALLOWED_HOSTS", **names).split(",")
+    assert {"mlflow.example.com", "mlflow.example.com:8080", "localhost:8080"} <= set(hosts)
+    origins = value("MLFLOW_SERVER_CORS_ALLOWED_ORIGINS", **names).split(",")
+    assert {"https://mlflow.example.com", "http://mlflow.example.com:8080"} <= set(origins)
+    assert not any("*" in entry for entry in hosts + origins)
+
+
+def test_both_colours_have_one_unit():
+    """The roll copies it as it is: nothing in it may name a colour."""
+    unit = render("mlflow.service.j2", mlflow_server_instance="mlflow-team-a")
+    directives = "\n".join(line for line in unit.splitlines() if not line.startswith("#"))
+    assert not re.search("blue|green", directives)
+    for folder in ("/etc/mlflow-team-a/%j/", "/run/mlflow-team-a/%j/", "/var/lib/mlflow-team-a"):
+        assert folder in directives
+
+
+def test_requests_in_flight_end_before_systemd_kills():
+    unit = render("mlflow.service.j2", mlflow_server_drain_timeout=100)
+    assert "--timeout-graceful-shutdown 100" in unit
+    assert int(re.search(r"TimeoutStopSec=(\d+)", unit)[1]) > 100
+
+
+def test_generated_secrets_have_the_form_that_mlflow_wants_and_differ():
+    """The webhook key is a Fernet key: 32 bytes in URL-safe base64."""
+    from cryptography.fernet import Fernet
+
+    first, second = (environment(render("generated.env.j2")) for _ in range(2))
+    Fernet(first["MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"])
+    assert all(first[name] != second[name] for name in first)
