@@ -53,8 +53,8 @@ test: check $(SCENARIOS:%=molecule-%) ## All tests: check, then every scenario
 demo: setup ## Make a throwaway host a tracking server and drive it with the MLflow client
 	@$(HOSTS) demo/run
 
-demo-down: setup ## Remove the host of the demo
-	@$(HOSTS) demo/run down
+demo-down: ## Remove the host of the demo
+	@$(HOSTS) python3 demo/run down
 
 .PHONY: lock lock-control
 lock: venv ## Lock the packages of another MLflow: make lock MLFLOW_VERSION=3.17.2

@@ -29,7 +29,7 @@ class Control:
             [
                 "ansible-playbook",
                 f"--inventory={self.inventory}",
-                f"--limit={self.name},localhost",
+                f"--limit={self.name}",
                 f"--extra-vars={json.dumps(variables)}",
                 *arguments,
                 str(ROOT / playbook),

@@ -60,6 +60,14 @@ def test_a_kept_file_keeps_its_text_but_not_its_mode(writer, tmp_path):
     assert (tmp_path / "f").stat().st_mode & 0o777 == 0o600
 
 
+def test_a_lost_kept_file_is_taken_from_where_it_still_is(writer, tmp_path):
+    """A key made anew would leave everything unreadable that was encrypted with the old one."""
+    (tmp_path / "slot").write_text("first")
+    places = [f"{tmp_path}/none", f"{tmp_path}/slot"]
+    writer.file(f"{tmp_path}/f", "second", "0600", ME, True, places)
+    assert (tmp_path / "f").read_text() == "first"
+
+
 def test_a_link_in_the_place_of_a_file_is_not_followed(writer, tmp_path):
     """root must never write through a link that somebody else has put there."""
     (tmp_path / "victim").write_text("victim")

@@ -44,7 +44,6 @@ class FakeHost:
         self.probe = FakeProbe(0)
         self.clients = {"blue": 0, "green": 0}
         self.free_mb = 4000
-        self.served_gap = False
 
     def act(self, what):
         """Count an action, and die before it if its turn has come."""
@@ -97,7 +96,7 @@ class FakeHost:
     def journal(self, unit, since):
         return f"journal of {unit}"
 
-    def start_probe(self, instance, slot):
+    def start_probe(self, instance, slot, seconds):
         return self.probe
 
     def answers(self, path):
@@ -342,6 +341,83 @@ def test_a_roll_killed_before_any_action_is_finished_by_the_next(world, mode, re
             assert len(world.enabled()) == 1
             assert not list(world.config.glob(".*.new"))
     assert kills > 15, "the roll does more than fifteen things that can be interrupted"
+
+
+def test_a_colour_enabled_by_a_killed_roll_does_not_boot_with_a_broken_setting(world):
+    """Killed after `enable`, then run again with a setting that cannot start, then rebooted: the
+    broken colour must not start for ever beside the one that serves."""
+    world.roll()
+    world.want("two")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Roll, "point_to", lambda *_: (_ for _ in ()).throw(Killed()))
+        world.roll()
+    assert len(world.enabled()) == 2
+    world.want("broken")
+    with pytest.raises(RollError):
+        world.roll()
+    assert world.enabled() == ["mlflow-blue.service"]
+    world.host.boot()
+    assert world.active() == ["mlflow-blue.service"]
+    assert world.host.served() == "one"
+
+
+def test_a_first_colour_that_was_never_proven_is_proven_before_it_is_linked(world):
+    """Killed while it waited; the artifact store refuses, so it must not be taken for ready."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Roll, "wait_until_ready", lambda *_: (_ for _ in ()).throw(Killed()))
+        world.roll()
+    world.host.probe = FakeProbe(1, "Wanted to put; found denied; give the right.")
+    with pytest.raises(RollError, match="found denied.*Nothing has served yet"):
+        world.roll()
+    assert world.host.served() is None
+    assert world.active() == []
+
+
+@pytest.mark.parametrize("mode", ["blue_green", "stop_start"])
+def test_an_old_colour_that_was_stopped_by_hand_is_started_when_the_new_one_fails(world, mode):
+    """The message says that it serves: so it must."""
+    world.roll()
+    world.host.command("systemctl", "stop", "mlflow-blue.service")
+    world.want("broken")
+    with pytest.raises(RollError, match="mlflow-blue.service serves what it served before"):
+        world.roll(mode)
+    assert world.host.served() == "one"
+
+
+@pytest.mark.parametrize("failing", ["wait", "journal", "stop"])
+def test_with_stop_start_the_old_colour_comes_back_whatever_fails(world, monkeypatch, failing):
+    """A disk that fills up, a journal that cannot be read, a stop that times out."""
+    world.roll()
+    world.want("broken")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    real = world.host.command
+
+    def no_stop_of_green(*words):
+        if words[1:] == ("stop", "mlflow-green.service"):
+            raise RollError("Wanted a stop; found a timeout; mend that.")
+        return real(*words)
+
+    if failing == "wait":
+        monkeypatch.setattr(Roll, "wait_until_ready", full)
+    elif failing == "journal":
+        monkeypatch.setattr(world.host, "journal", full)
+    else:
+        monkeypatch.setattr(world.host, "command", no_stop_of_green)
+    with pytest.raises(RollError, match="serves what it served before"):
+        world.roll("stop_start")
+    assert world.host.served() == "one"
+
+
+def test_a_link_to_something_else_is_set_right(world):
+    """Drift of the one thing that says who serves."""
+    world.roll()
+    (world.config / "current.sock").unlink()
+    (world.config / "current.sock").symlink_to("/run/other/stand-in.sock")
+    assert world.roll().steps == ["link blue"]
+    assert world.host.served() == "one"
 
 
 def test_a_killed_copy_leaves_no_half_slot(world, monkeypatch):

@@ -91,7 +91,7 @@ def test_becoming_root_is_said_by_the_plays_at_hosts():
     assert not config.has_section("privilege_escalation")
     for path in PLAYBOOKS[1:]:
         for play in load(path):
-            assert play.get("become", False) is (play["hosts"] != "localhost"), play["name"]
+            assert play.get("become", False) is (play.get("connection") != "local"), play["name"]
 
 
 def test_group_vars_reach_every_playbook():

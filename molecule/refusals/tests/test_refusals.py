@@ -52,8 +52,18 @@ def nothing_changes(host):
         ),
         pytest.param(
             {"mlflow_server_secret_environment": {"A_KEY": "example-change-me"}},
-            ["Wanted secrets of your own", "A_KEY", "openssl rand"],
+            ["Wanted secrets of your own", "A_KEY", "vault.yml.example"],
             id="a secret that still is the example's",
+        ),
+        pytest.param(
+            {"mlflow_server_data_directory": "/usr"},
+            ["/usr, root's and not empty", "choose another"],
+            id="a data directory that is everybody's",
+        ),
+        pytest.param(
+            {"mlflow_server_environment": {"A KEY": "x"}},
+            ["Wanted names of environment variables", "A KEY"],
+            id="a variable that systemd would drop",
         ),
         pytest.param(
             {"mlflow_server_workers": 5000},
@@ -123,6 +133,24 @@ def test_too_old_a_python_is_refused(control, host):
     said = control.refuse(mlflow_venv_python=old)
     host.check_output(f"rm {old}")
     assert f"Wanted Python 3.11 to 3.14 as mlflow_venv_python={old}; found 3.9.2" in said
+
+
+def test_two_names_of_one_host_with_one_instance_are_refused(control, tmp_path):
+    """A line copied in the inventory: both names would write the same files, for ever in turns."""
+    path = tmp_path / "hosts.yml"
+    variables = f"{{ansible_host: {control.name}, ansible_connection: containers.podman.podman}}"
+    path.write_text(f"mlflow: {{hosts: {{one: {variables}, two: {variables}}}}}")
+    said = Control(str(path), "one:two").refuse()
+    assert "Wanted each instance once" in said and "found one, two" in said
+    assert "mlflow_server_instance" in said
+
+
+def test_a_limit_does_not_hide_a_mistyped_group(control, tmp_path):
+    """With --limit the check at localhost is left out by Ansible itself."""
+    path = tmp_path / "hosts.yml"
+    path.write_text("mlfow: {hosts: {server: {ansible_connection: local}}}")
+    said = Control(str(path), "server").refuse()
+    assert "Wanted at least one host in the group mlflow" in said
 
 
 @pytest.fixture

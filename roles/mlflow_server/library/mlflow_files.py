@@ -29,6 +29,10 @@ options:
     description: Folder that files and links are in.
     type: path
     required: true
+  lock:
+    description: File whose lock is held while files and links are written, none if empty.
+    type: str
+    default: ''
   files:
     description: Files.
     type: list
@@ -38,7 +42,15 @@ options:
       name: {description: Name of the file., type: str, required: true}
       mode: {description: Its mode in octal., type: str, required: true}
       owner: {description: Its owner., type: str, default: root}
-      keep: {description: Leave the text of a file that is there., type: bool, default: false}
+      keep:
+        description: Leave the text of a file that is there, or take it from C(keep_from).
+        type: bool
+        default: false
+      keep_from:
+        description: Other places where the text of a lost file may still be.
+        type: list
+        elements: path
+        default: []
   texts:
     description:
       - The text of each file, by its name. Never shown, and kept out of the host's journal, where
@@ -73,6 +85,7 @@ RETURN = r"""
 written: {description: Paths that were not as they should be., type: list, returned: always}
 """
 
+import fcntl
 import grp
 import os
 import pwd
@@ -122,7 +135,9 @@ class Writer:
             os.chown(place, *ids)
             place.chmod(int(mode, 8))
 
-    def file(self, path: str, content: str, mode: str, owner: str, keep: bool) -> None:
+    def file(
+        self, path: str, content: str, mode: str, owner: str, keep: bool, keep_from: tuple = ()
+    ) -> None:
         """Write a file beside its place, then put it there."""
         place, ids = Path(path), self.ids(owner)
         beside = place.with_name(f".{place.name}.new")
@@ -135,6 +150,9 @@ class Writer:
             if self.is_right(place, stat.S_IFREG, int(mode, 8), ids):
                 return
             data = place.read_bytes()
+        elif keep:
+            others = [Path(other) for other in keep_from if Path(other).is_file()]
+            data = others[0].read_bytes() if others else data
         self.written.append(path)
         if self.check:
             return
@@ -150,12 +168,13 @@ class Writer:
     def link(self, path: str, target: str) -> None:
         """Make a symbolic link beside its place, then put it there."""
         place = Path(path)
+        beside = place.with_name(f".{place.name}.new")
+        if not self.check:
+            beside.unlink(missing_ok=True)
         if place.is_symlink() and os.readlink(place) == target:
             return
         self.written.append(path)
         if not self.check:
-            beside = place.with_name(f".{place.name}.new")
-            beside.unlink(missing_ok=True)
             beside.symlink_to(target)
             beside.replace(place)
 
@@ -170,6 +189,7 @@ def main() -> None:
         "name": {"type": "str", "required": True},
         **owned,
         "keep": {"type": "bool", "default": False},
+        "keep_from": {"type": "list", "elements": "path", "default": [], "no_log": False},
     }
     link = {
         "name": {"type": "str", "required": True},
@@ -180,6 +200,7 @@ def main() -> None:
             "group": {"type": "str", "required": True},
             "folders": {"type": "list", "elements": "dict", "default": [], "options": folder},
             "into": {"type": "path", "required": True},
+            "lock": {"type": "str", "default": ""},
             "files": {"type": "list", "elements": "dict", "default": [], "options": file},
             "texts": {"type": "dict", "default": {}, "no_log": True},
             "links": {"type": "list", "elements": "dict", "default": [], "options": link},
@@ -193,9 +214,16 @@ def main() -> None:
         for entry in given["folders"]:
             path = entry["path"]
             writer.folder(path, entry["mode"], entry["owner"])
+        path = given["lock"]
+        if path and not module.check_mode:
+            # A roll that reads what is written here holds it too. Released when this process ends.
+            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         for entry in given["files"]:
             path, text = f"{given['into']}/{entry['name']}", given["texts"][entry["name"]]
-            writer.file(path, text, entry["mode"], entry["owner"], entry["keep"])
+            writer.file(
+                path, text, entry["mode"], entry["owner"], entry["keep"], entry["keep_from"]
+            )
         for entry in given["links"]:
             path = f"{given['into']}/{entry['name']}"
             writer.link(path, entry["target"])

@@ -39,11 +39,14 @@ systemd: {description: Whether systemd is the init., type: bool, returned: alway
 init: {description: Command name of process 1., type: str, returned: always}
 memory_mb: {description: MemTotal in MB., type: int, returned: always}
 cores: {description: Processors that may be used., type: int, returned: always}
+user: {description: The user that was asked for., type: str, returned: always}
+place: {description: "Tells this host and instance from all others.", type: str, returned: always}
 foreign: {description: "What somebody else holds, a phrase each.", type: list, returned: always}
 """
 
 import os
 import pwd
+import re
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -67,6 +70,12 @@ def owner(path: str) -> str:
 def foreign(user: str, home: str, root_folders: list[str]) -> list[str]:
     """Say what somebody else than root and the service user holds of an instance's places."""
     found = []
+    if os.path.islink(home):
+        found.append(f"{home}, a link to {os.path.realpath(home)}, which is to be named itself")
+    if re.match(r"/(home|root|run|tmp|var/tmp)(/|$)", home):
+        found.append(f"{home}, which the unit's sandbox hides from it")
+    if os.path.isdir(home) and owner(home) == "root" and set(os.listdir(home)) - {"lost+found"}:
+        found.append(f"{home}, root's and not empty")
     for path, owners in [*((path, ["root"]) for path in root_folders), (home, ["root", user])]:
         if os.path.lexists(path) and owner(path) not in owners:
             found.append(f"{path} owned by {owner(path)}")
@@ -94,6 +103,15 @@ def main() -> None:
         init=Path("/proc/1/comm").read_text().strip(),
         memory_mb=memory_mb(Path("/proc/meminfo").read_text()),
         cores=len(os.sched_getaffinity(0)),
+        user=module.params["user"],
+        place=" ".join(
+            [
+                # Cloned machines may have the first in common, containers the second.
+                Path("/etc/machine-id").read_text().strip(),
+                Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+                module.params["user"],
+            ]
+        ),
         foreign=foreign(**module.params),
     )
 

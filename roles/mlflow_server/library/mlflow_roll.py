@@ -34,7 +34,7 @@ options:
     type: int
     default: 120
   drain_timeout:
-    description: Seconds that requests in flight on the old colour are given.
+    description: Seconds for requests in flight on the old colour, and again when it stops.
     type: int
     default: 60
 author: mlflow-ansible
@@ -88,7 +88,7 @@ class Host:
 
     def command(self, *words: str) -> str:
         """Run a command and return its output; raise RollError if it fails."""
-        done = subprocess.run(words, capture_output=True, text=True)
+        done = subprocess.run(words, capture_output=True, text=True, errors="replace")
         if done.returncode:
             said = (done.stderr + done.stdout).strip()
             raise RollError(
@@ -108,15 +108,15 @@ class Host:
         return self.command(
             "journalctl",
             f"--unit={unit}",
-            f"--since=@{since:.0f}",
+            f"--since=@{int(since)}",
             "--lines=40",
             "--output=cat",
             "--no-pager",
             "--quiet",
         ).strip()
 
-    def start_probe(self, instance: str, slot: Path) -> subprocess.Popen:
-        """Start the slot's probe as the service user, with the slot's environment."""
+    def start_probe(self, instance: str, slot: Path, seconds: int) -> subprocess.Popen:
+        """Start the slot's probe as the service user, with its environment and a time limit."""
         return subprocess.Popen(
             [
                 "systemd-run",
@@ -131,7 +131,7 @@ class Host:
                 "--property=WorkingDirectory=~",
                 "--property=UMask=0077",
                 "--property=NoNewPrivileges=yes",
-                "--property=RuntimeMaxSec=60",
+                f"--property=RuntimeMaxSec={seconds}",
                 f"{slot}/release/bin/python",
                 f"{slot}/probe.py",
             ],
@@ -139,6 +139,7 @@ class Host:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
+            errors="replace",
         )
 
     def answers(self, path: Path) -> str:
@@ -165,7 +166,7 @@ class Host:
                 )
                 response = connection.getresponse()
                 if response.status not in (200, 401):
-                    return f"{target} answered {response.status}: {response.read(200).decode()}"
+                    return f"{target} answered {response.status}: {response.read(200)!r}"
             except (OSError, http.client.HTTPException) as error:
                 return f"{target} did not answer: {error}"
             finally:
@@ -240,7 +241,18 @@ def put(path: Path, text: bytes) -> None:
     beside = path.with_name(f".{path.name}.new")
     beside.write_bytes(text)
     beside.chmod(0o644)
+    sync(beside)
     beside.replace(path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Return once a file, or the names in a folder, are on the disk: a power cut is too late."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 class Roll:
@@ -287,15 +299,21 @@ class Roll:
 
     # The state, always asked of the host
 
+    def linked(self) -> str:
+        """Return the colour that the link names, empty if it is missing or names something else."""
+        name = Path(os.readlink(self.current)).parent.name if self.current.is_symlink() else ""
+        return name if name in COLOURS else ""
+
     def serving(self) -> str:
-        """Return the colour that serves: the one the link names, else one that is active."""
-        if self.current.is_symlink():
-            return Path(os.readlink(self.current)).parent.name
+        """Return the colour that serves: the one the link names, else the one that is active."""
         active = [colour for colour in COLOURS if self.is_active(colour)]
-        return active[0] if len(active) == 1 else ""
+        return self.linked() or (active[0] if len(active) == 1 else "")
 
     def is_active(self, colour: str) -> bool:
         return self.host.show(self.unit(colour))["ActiveState"] == "active"
+
+    def is_enabled(self, colour: str) -> bool:
+        return self.host.show(self.unit(colour))["UnitFileState"] == "enabled"
 
     def is_idle(self, colour: str) -> bool:
         """Tell whether a colour neither runs nor waits to be restarted."""
@@ -346,8 +364,9 @@ class Roll:
                 except BlockingIOError:
                     self.check_holder()
                     self.host.sleep(0.2)
-            # A stopped colour gets the graceful timeout and what the unit adds to it.
-            self.until = self.host.now() + self.ready_timeout + 2 * self.drain_timeout + MARGIN
+            # Draining takes the timeout, stopping a colour the same and what the unit adds to it.
+            waits = self.ready_timeout + ANSWER_TIMEOUT + 4 * (self.drain_timeout + 15)
+            self.until = self.host.now() + waits + MARGIN
             self.note("look at what serves")
             try:
                 yield
@@ -395,24 +414,25 @@ class Roll:
         """Bring the idle colour up from wanted and let it serve."""
         old = self.serving()
         new = self.other(old) if old else COLOURS[0]
-        if not self.is_idle(new):
+        if not self.is_idle(new) or self.is_enabled(new):
             self.step(f"stop what a broken-off roll left of {new}")
-            self.host.command("systemctl", "stop", self.unit(new))
+            self.host.command("systemctl", "disable", "--now", self.unit(new))
         beside = bool(old) and self.is_active(old)
-        if beside and self.mode == "blue_green":
+        stop_first = beside and self.mode == "stop_start"
+        if not old or (beside and not stop_first):
             self.check_memory()
         self.step(f"fill {new}")
         self.fill(new)
-        if beside and self.mode == "stop_start":
-            self.step(f"stop {old}")
-            self.host.command("systemctl", "stop", self.unit(old))
         since = self.host.now()
         try:
+            if stop_first:
+                self.step(f"stop {old}")
+                self.host.command("systemctl", "stop", self.unit(old))
             self.step(f"start {new}")
             self.host.command("systemctl", "start", self.unit(new))
             self.step(f"wait until {new} is ready")
             self.wait_until_ready(new)
-        except (RollError, NotReady) as error:
+        except (RollError, NotReady, OSError) as error:
             raise RollError(self.go_back(old, new, str(error), since)) from error
         self.step(f"enable {new}")
         self.host.command("systemctl", "enable", self.unit(new))
@@ -423,8 +443,8 @@ class Roll:
         free = self.host.memory_available_mb()
         if free < self.memory_mb:
             raise RollError(
-                f"Wanted {self.memory_mb} MB of free memory to start the new colour beside the old "
-                f"one; found {free} MB; free some, set a smaller mlflow_server_workers, or "
+                f"Wanted {self.memory_mb} MB of free memory to start another colour; found {free} "
+                "MB; free some, set a smaller mlflow_server_workers, or, if one serves already, "
                 "mlflow_server_roll: stop_start, which is away for some seconds at each change. "
                 "What serves is unchanged."
             )
@@ -449,7 +469,8 @@ class Roll:
         Raises:
             NotReady: The reason why they do not, as soon as it is clear that they will not.
         """
-        probe = self.host.start_probe(self.instance, self.config / colour)
+        slot = self.config / colour
+        probe = self.host.start_probe(self.instance, slot, self.ready_timeout)
         until = self.host.now() + self.ready_timeout
         try:
             while True:
@@ -472,26 +493,36 @@ class Roll:
             probe.stderr.close()
 
     def go_back(self, old: str, new: str, why: str, since: float) -> str:
-        """Stop the colour that did not become ready; return what to tell the operator."""
-        journal = self.host.journal(self.unit(new), since)
-        self.host.command("systemctl", "stop", self.unit(new))
+        """Stop the colour that did not become ready; return what to tell the operator.
+
+        What goes wrong on the way back is told too, but keeps nothing from being tried.
+        """
+        told = [f"Wanted {self.unit(new)} to be ready within {self.ready_timeout} s; found: {why}."]
+        self.attempt(told, "stop", new)
         if self.host.show(self.unit(new))["ActiveState"] == "failed":
             # The host's own monitoring has no reason to worry about an idle colour.
-            self.host.command("systemctl", "reset-failed", self.unit(new))
+            self.attempt(told, "reset-failed", new)
+        if old and not self.is_active(old):
+            self.attempt(told, "start", old)
         if not old:
-            serves = "Nothing has served yet."
-        elif self.mode == "blue_green":
-            serves = f"{self.unit(old)} serves what it served before."
+            told.append("Nothing has served yet.")
+        elif still := self.wait_for_answer(old):
+            told.append(f"{self.unit(old)}, which served before, does not work either: {still}.")
         else:
-            self.host.command("systemctl", "start", self.unit(old))
-            still = self.wait_for_answer(old)
-            serves = f"{self.unit(old)} was started again" + (
-                f" but does not work: {still}." if still else " and serves what it served before."
-            )
-        return (
-            f"Wanted {self.unit(new)} to be ready within {self.ready_timeout} s; found: {why}. "
-            f"{serves} Mend what the journal says and run again.\nIts journal:\n{journal}"
-        )
+            told.append(f"{self.unit(old)} serves what it served before.")
+        told.append("Mend what the journal says and run again. The journal:\n")
+        try:
+            told.append(self.host.journal(self.unit(new), since))
+        except (RollError, OSError) as error:
+            told.append(str(error))
+        return " ".join(told)
+
+    def attempt(self, told: list[str], verb: str, colour: str) -> None:
+        """Let systemd do something to a colour, and tell what is wrong if it cannot."""
+        try:
+            self.host.command("systemctl", verb, self.unit(colour))
+        except (RollError, OSError) as error:
+            told.append(str(error))
 
     def point_to(self, colour: str) -> None:
         """Let the link name a colour's socket, in one step."""
@@ -499,23 +530,28 @@ class Roll:
         beside.unlink(missing_ok=True)
         beside.symlink_to(self.socket(colour))
         beside.replace(self.current)
+        sync(self.config)
 
     def settle(self) -> None:
         """Leave one colour: linked, enabled and alone. Also finishes a roll that was broken off."""
         serving = self.serving()
         idle = self.other(serving)
-        if not self.current.is_symlink():
+        if self.linked() != serving:
+            # Perhaps a first roll that was broken off before the colour was proven.
             self.step(f"link {serving}")
+            since = self.host.now()
+            try:
+                self.wait_until_ready(serving)
+            except NotReady as error:
+                raise RollError(self.go_back("", serving, str(error), since)) from error
             self.point_to(serving)
-        state = self.host.show(self.unit(serving))
-        if state["UnitFileState"] != "enabled":
+        if not self.is_enabled(serving):
             self.step(f"enable {serving}")
             self.host.command("systemctl", "enable", self.unit(serving))
-        if state["NeedDaemonReload"] == "yes":
+        if self.host.show(self.unit(serving))["NeedDaemonReload"] == "yes":
             self.step("reload systemd's units")
             self.host.command("systemctl", "daemon-reload")
-        enabled = self.host.show(self.unit(idle))["UnitFileState"] == "enabled"
-        if enabled or not self.is_idle(idle):
+        if self.is_enabled(idle) or not self.is_idle(idle):
             self.step(f"drain {idle}")
             self.drain(idle)
             self.step(f"stop {idle}")
@@ -564,7 +600,7 @@ def main() -> None:
     except OSError as error:
         module.fail_json(
             msg=f"Wanted to roll {roll.instance}; found {error} at step "
-            f"'{(roll.steps or ['look'])[-1]}'; mend that and run again. What served still serves.",
+            f"'{(roll.steps or ['look'])[-1]}'; mend that and run again.",
             steps=roll.steps,
         )
 

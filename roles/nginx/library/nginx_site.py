@@ -31,6 +31,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
+name: {description: Name of the site., type: str, returned: success}
 installed: {description: Whether nginx is installed and configured., type: bool, returned: success}
 plan: {description: What is (to be) done., type: list, elements: str, returned: success}
 """
@@ -360,7 +361,13 @@ def main():
             site.carry_out(plan)
     except Refused as refused:
         module.fail_json(msg=str(refused))
-    module.exit_json(changed=bool(plan), plan=plan, installed=site.installed, diff=diff)
+    module.exit_json(
+        name=module.params["name"],
+        changed=bool(plan),
+        plan=plan,
+        installed=site.installed,
+        diff=diff,
+    )
 
 
 if __name__ == "__main__":

@@ -104,7 +104,13 @@ def test_the_ui_is_there(host):
 def test_a_killed_process_is_started_again(host, whom):
     """SIGKILL leaves a stale socket, on which MLflow ends with exit code 0 (Restart=on-failure
     would leave it dead)."""
-    host.check_output(f"systemctl kill --kill-whom={whom} --signal=KILL mlflow-{colour(host)}")
+    unit = f"mlflow-{colour(host)}"
+    restarts = f"systemctl show --value --property=NRestarts {unit}"
+    before = host.check_output(restarts)
+    host.check_output(f"systemctl kill --kill-whom={whom} --signal=KILL {unit}")
+    host.check_output(
+        f"timeout 30 sh -c 'until [ $({restarts}) -gt {before} ]; do sleep 0.1; done'"
+    )
     wait_until_served(host)
 
 
