@@ -20,11 +20,15 @@ class FakeProbe:
     """A probe that has ended with a code and a text on standard error."""
 
     def __init__(self, code, text=""):
-        self.code = code
+        self.code = self.returncode = code
+        self.text = text
         self.stderr = type("Stream", (), {"read": lambda _: text, "close": lambda _: None})()
 
     def poll(self):
         return self.code
+
+    def communicate(self):
+        return None, self.text
 
 
 class FakeHost:
@@ -41,7 +45,7 @@ class FakeHost:
         self.actions = []
         self.broken_settings = {"broken"}
         self.unhealthy = set()
-        self.probe = FakeProbe(0)
+        self.probe = self.schema = FakeProbe(0)
         self.clients = {"blue": 0, "green": 0}
         self.free_mb = 4000
 
@@ -96,8 +100,8 @@ class FakeHost:
     def journal(self, unit, since):
         return f"journal of {unit}"
 
-    def start_probe(self, instance, slot, seconds):
-        return self.probe
+    def start_probe(self, instance, slot, what, seconds):
+        return self.schema if what == "schema" else self.probe
 
     def answers(self, path):
         colour = Path(path).parent.name
@@ -408,6 +412,21 @@ def test_with_stop_start_the_old_colour_comes_back_whatever_fails(world, monkeyp
         monkeypatch.setattr(world.host, "command", no_stop_of_green)
     with pytest.raises(RollError, match="serves what it served before"):
         world.roll("stop_start")
+    assert world.host.served() == "one"
+
+
+@pytest.mark.parametrize("mode", ["blue_green", "stop_start"])
+def test_a_release_of_another_schema_is_not_even_started(world, mode):
+    """MLflow would change the tables of some databases while it starts; then the old release could
+    not start again."""
+    world.roll()
+    (world.config / "wanted/release").unlink()
+    (world.config / "wanted/release").symlink_to("/opt/newer")
+    world.host.schema = FakeProbe(1, "Wanted revision b; found a; upgrade it.")
+    world.host.actions.clear()
+    with pytest.raises(RollError, match="found a; upgrade it. What serves is unchanged"):
+        world.roll(mode)
+    assert not [action for action in world.host.actions if "start" in action]
     assert world.host.served() == "one"
 
 

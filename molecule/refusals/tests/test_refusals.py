@@ -42,7 +42,7 @@ def nothing_changes(host):
         ),
         pytest.param(
             {"mlflow_server_public_names": ["*"]},
-            ["Wanted plain names in mlflow_server_public_names", "found *"],
+            ["Wanted a list of plain names in mlflow_server_public_names", "*"],
             id="a wildcard among the names",
         ),
         pytest.param(
@@ -54,6 +54,26 @@ def nothing_changes(host):
             {"mlflow_server_secret_environment": {"A_KEY": "example-change-me"}},
             ["Wanted secrets of your own", "A_KEY", "vault.yml.example"],
             id="a secret that still is the example's",
+        ),
+        pytest.param(
+            {"mlflow_server_public_names": "mlflow.example.com"},
+            ["Wanted a list of plain names in mlflow_server_public_names"],
+            id="a name where a list belongs",
+        ),
+        pytest.param(
+            {"mlflow_server_port": 70000},
+            ["Wanted a port from 1 to 65535", "found mlflow_server_port: 70000"],
+            id="a port that there is none of",
+        ),
+        pytest.param(
+            {"mlflow_server_wrokers": 2},
+            ["Wanted variables that the role mlflow_server knows", "mlflow_server_wrokers"],
+            id="a variable with a slip of the pen",
+        ),
+        pytest.param(
+            {"mlflow_server_backend_store_uri": "postgresql://user:secret@db/mlflow"},
+            ["Wanted postgresql+psycopg2:// in mlflow_server_backend_store_uri"],
+            id="a database URI without the driver that is installed",
         ),
         pytest.param(
             {"mlflow_server_data_directory": "/usr"},
@@ -93,7 +113,7 @@ def test_a_taken_port_is_refused_with_its_holder(control, host):
         assert host.service("holder").is_running
     finally:
         host.check_output("systemctl stop holder")
-    for phrase in ("5001", pid, "python3", "holder.service", "nginx_listen_port"):
+    for phrase in ("5001", pid, "python3", "holder.service", "choose another port"):
         assert phrase in said
 
 
@@ -133,6 +153,25 @@ def test_too_old_a_python_is_refused(control, host):
     said = control.refuse(mlflow_venv_python=old)
     host.check_output(f"rm {old}")
     assert f"Wanted Python 3.11 to 3.14 as mlflow_venv_python={old}; found 3.9.2" in said
+
+
+def test_a_database_of_another_schema_is_left_as_it_is(control, host):
+    """MLflow itself would change the tables of some, and no older release could start on it."""
+    host.check_output("useradd --system --home-dir /var/lib/mlflow-old mlflow-old")
+    host.check_output("install --directory --owner=mlflow-old --mode=0700 /var/lib/mlflow-old")
+    database = "/var/lib/mlflow-old/mlflow.db"
+    code = (
+        f"import sqlite3; d = sqlite3.connect('{database}'); "
+        "d.execute('create table alembic_version (version_num varchar(32))'); "
+        "d.execute('insert into alembic_version values (?)', ['451aebb31d03']); d.commit()"
+    )
+    host.check_output("runuser -u mlflow-old -- python3 -c %s", code)
+    before = host.check_output(f"sha256sum {database}")
+    said = control.refuse(mlflow_server_instance="mlflow-old", mlflow_server_port=5002)
+    assert "Wanted the tracking database at schema revision" in said
+    assert "found 451aebb31d03; make a backup" in said and "-m mlflow db upgrade" in said
+    assert host.check_output(f"sha256sum {database}") == before
+    assert host.run("systemctl is-active mlflow-old-blue").stdout.strip() == "inactive"
 
 
 def test_two_names_of_one_host_with_one_instance_are_refused(control, tmp_path):

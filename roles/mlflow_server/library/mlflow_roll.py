@@ -115,7 +115,7 @@ class Host:
             "--quiet",
         ).strip()
 
-    def start_probe(self, instance: str, slot: Path, seconds: int) -> subprocess.Popen:
+    def start_probe(self, instance: str, slot: Path, what: str, seconds: int):
         """Start the slot's probe as the service user, with its environment and a time limit."""
         return subprocess.Popen(
             [
@@ -134,6 +134,7 @@ class Host:
                 f"--property=RuntimeMaxSec={seconds}",
                 f"{slot}/release/bin/python",
                 f"{slot}/probe.py",
+                what,
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -423,6 +424,8 @@ class Roll:
             self.check_memory()
         self.step(f"fill {new}")
         self.fill(new)
+        if not old or self.release(old) != self.release(new):
+            self.check_schema(new)
         since = self.host.now()
         try:
             if stop_first:
@@ -438,6 +441,20 @@ class Roll:
         self.host.command("systemctl", "enable", self.unit(new))
         self.step(f"switch to {new}")
         self.point_to(new)
+
+    def release(self, colour: str) -> str:
+        """Return the path of the release that a slot runs."""
+        link = self.config / colour / "release"
+        return os.readlink(link) if link.is_symlink() else ""
+
+    def check_schema(self, colour: str) -> None:
+        """Refuse a release that another schema belongs to than the database has."""
+        self.step(f"compare the database with the release of {colour}")
+        slot = self.config / colour
+        probe = self.host.start_probe(self.instance, slot, "schema", self.ready_timeout)
+        said = probe.communicate()[1].strip()
+        if probe.returncode:
+            raise RollError(f"{said} What serves is unchanged.")
 
     def check_memory(self) -> None:
         free = self.host.memory_available_mb()
@@ -470,7 +487,7 @@ class Roll:
             NotReady: The reason why they do not, as soon as it is clear that they will not.
         """
         slot = self.config / colour
-        probe = self.host.start_probe(self.instance, slot, self.ready_timeout)
+        probe = self.host.start_probe(self.instance, slot, "artifacts", self.ready_timeout)
         until = self.host.now() + self.ready_timeout
         try:
             while True:
@@ -497,7 +514,9 @@ class Roll:
 
         What goes wrong on the way back is told too, but keeps nothing from being tried.
         """
-        told = [f"Wanted {self.unit(new)} to be ready within {self.ready_timeout} s; found: {why}."]
+        told = [
+            f"Wanted {self.unit(new)} to be ready within {self.ready_timeout} s; found: {why.rstrip('.')}."
+        ]
         self.attempt(told, "stop", new)
         if self.host.show(self.unit(new))["ActiveState"] == "failed":
             # The host's own monitoring has no reason to worry about an idle colour.

@@ -192,7 +192,7 @@ class Site:
                 holder = f"process {pid} ({self.read(pid, 'comm').strip()}, {unit or 'no unit'})"
                 raise Refused(
                     f"Wanted nginx to listen on {self.listen}; found {holder} listening there; "
-                    "stop that, or choose another nginx_listen_port."
+                    "stop that, or choose another port."
                 )
 
     def check_files(self) -> None:
