@@ -428,7 +428,7 @@ def test_a_taken_port_is_refused_by_its_holders_name(host, unit, address):
     """The operator has to know what to stop; nothing is stopped for them."""
     pid = host.start("python3", "python3 -m http.server", unit, [(address, 5000)])
     holder = f"process {pid} (python3, {unit if unit.endswith('service') else 'no unit'})"
-    assert f"{holder} listening there; stop that, or choose another nginx_listen" in refusal(host)
+    assert f"{holder} listening there; stop that, or choose another port" in refusal(host)
     assert pid in host.processes
 
 

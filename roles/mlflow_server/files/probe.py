@@ -36,8 +36,8 @@ def check_schema() -> int:
     print(
         f"Wanted the tracking database at schema revision {wanted}, which this MLflow needs; found "
         f"{found}; make a backup of the database, then, as its owner, run '{sys.executable} -m "
-        "mlflow db upgrade' with its URI and run again (what serves goes on meanwhile), or take the "
-        "version of MLflow that it belongs to.",
+        "mlflow db upgrade' with its URI and run again (what serves goes on meanwhile), or take "
+        "the version of MLflow that it belongs to.",
         file=sys.stderr,
     )
     return 1

@@ -514,9 +514,8 @@ class Roll:
 
         What goes wrong on the way back is told too, but keeps nothing from being tried.
         """
-        told = [
-            f"Wanted {self.unit(new)} to be ready within {self.ready_timeout} s; found: {why.rstrip('.')}."
-        ]
+        wanted = f"{self.unit(new)} to be ready within {self.ready_timeout} s"
+        told = [f"Wanted {wanted}; found: {why.rstrip('.')}."]
         self.attempt(told, "stop", new)
         if self.host.show(self.unit(new))["ActiveState"] == "failed":
             # The host's own monitoring has no reason to worry about an idle colour.
