@@ -155,25 +155,6 @@ def test_too_old_a_python_is_refused(control, host):
     assert f"Wanted Python 3.11 to 3.14 as mlflow_venv_python={old}; found 3.9.2" in said
 
 
-def test_a_database_of_another_schema_is_left_as_it_is(control, host):
-    """MLflow itself would change the tables of some, and no older release could start on it."""
-    host.check_output("useradd --system --home-dir /var/lib/mlflow-old mlflow-old")
-    host.check_output("install --directory --owner=mlflow-old --mode=0700 /var/lib/mlflow-old")
-    database = "/var/lib/mlflow-old/mlflow.db"
-    code = (
-        f"import sqlite3; d = sqlite3.connect('{database}'); "
-        "d.execute('create table alembic_version (version_num varchar(32))'); "
-        "d.execute('insert into alembic_version values (?)', ['451aebb31d03']); d.commit()"
-    )
-    host.check_output("runuser -u mlflow-old -- python3 -c %s", code)
-    before = host.check_output(f"sha256sum {database}")
-    said = control.refuse(mlflow_server_instance="mlflow-old", mlflow_server_port=5002)
-    assert "Wanted the tracking database at schema revision" in said
-    assert "found 451aebb31d03; make a backup" in said and "-m mlflow db upgrade" in said
-    assert host.check_output(f"sha256sum {database}") == before
-    assert host.run("systemctl is-active mlflow-old-blue").stdout.strip() == "inactive"
-
-
 def test_two_names_of_one_host_with_one_instance_are_refused(control, tmp_path):
     """A line copied in the inventory: both names would write the same files, for ever in turns."""
     path = tmp_path / "hosts.yml"

@@ -207,3 +207,22 @@ def test_two_operators_at_once_wait_for_each_other(control, host):
     assert serving_change(host) == value
     assert "changed=0" in second, second
     assert_settled(host)
+
+
+def test_a_database_of_another_schema_is_left_as_it_is(control, host):
+    """MLflow itself would change the tables of some, and no older release could start on it."""
+    host.check_output("useradd --system --home-dir /var/lib/mlflow-old mlflow-old")
+    host.check_output("install --directory --owner=mlflow-old --mode=0700 /var/lib/mlflow-old")
+    database = "/var/lib/mlflow-old/mlflow.db"
+    code = (
+        f"import sqlite3; d = sqlite3.connect('{database}'); "
+        "d.execute('create table alembic_version (version_num varchar(32))'); "
+        "d.execute('insert into alembic_version values (?)', ['451aebb31d03']); d.commit()"
+    )
+    host.check_output("runuser -u mlflow-old -- python3 -c %s", code)
+    before = host.check_output(f"sha256sum {database}")
+    said = control.refuse(mlflow_server_instance="mlflow-old", mlflow_server_port=5002)
+    assert "Wanted the tracking database at schema revision" in said
+    assert "found 451aebb31d03; make a backup" in said and "-m mlflow db upgrade" in said
+    assert host.check_output(f"sha256sum {database}") == before
+    assert host.run("systemctl is-active mlflow-old-blue").stdout.strip() == "inactive"
