@@ -307,8 +307,10 @@ class Roll:
 
     def serving(self) -> str:
         """Return the colour that serves: the one the link names, else the one that is active."""
+        if linked := self.linked():
+            return linked
         active = [colour for colour in COLOURS if self.is_active(colour)]
-        return self.linked() or (active[0] if len(active) == 1 else "")
+        return active[0] if len(active) == 1 else ""
 
     def is_active(self, colour: str) -> bool:
         return self.host.show(self.unit(colour))["ActiveState"] == "active"
