@@ -100,3 +100,15 @@ def test_check_mode_changes_nothing_on_a_fresh_host(tmp_path):
     writer.link(f"{tmp_path}/a/l", "/target")
     assert len(writer.written) == 3
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_not_wanted_any_more_is_removed(writer, tmp_path):
+    """A key that stays behind would go before the profile of the instance."""
+    for name in ("server.env", "aws_shared_credentials_file"):
+        writer.file(f"{tmp_path}/{name}", "text", "0600", ME, keep=False)
+    looker, second = Writer(GROUP, check=True), again()
+    for one in (looker, second):
+        one.only(str(tmp_path), {"server.env"})
+        assert one.written == [f"{tmp_path}/aws_shared_credentials_file"]
+    assert [path.name for path in tmp_path.iterdir()] == ["server.env"]
+    looker.only(f"{tmp_path}/not-there-yet", set())

@@ -45,7 +45,8 @@ class FakeHost:
         self.actions = []
         self.broken_settings = {"broken"}
         self.unhealthy = set()
-        self.probe = self.schema = FakeProbe(0)
+        self.probe = self.database = FakeProbe(0)
+        self.probed = []
         self.clients = {"blue": 0, "green": 0}
         self.free_mb = 4000
 
@@ -100,8 +101,9 @@ class FakeHost:
     def journal(self, unit, since):
         return f"journal of {unit}"
 
-    def start_probe(self, instance, slot, what, seconds):
-        return self.schema if what == "schema" else self.probe
+    def start_probe(self, instance, slot, words, seconds, former=None):
+        self.probed.append((words, former and former.name))
+        return self.database if words[0] == "database" else self.probe
 
     def answers(self, path):
         colour = Path(path).parent.name
@@ -152,11 +154,11 @@ class World:
     def want(self, text):
         (self.config / "wanted/server.env").write_text(text)
 
-    def make_roll(self, mode="blue_green"):
-        return Roll("mlflow", mode, 800, 120, 60, self.host, self.root)
+    def make_roll(self, mode="blue_green", any_artifact_root=False):
+        return Roll("mlflow", mode, 800, any_artifact_root, 120, 60, self.host, self.root)
 
-    def roll(self, mode="blue_green"):
-        roll = self.make_roll(mode)
+    def roll(self, mode="blue_green", any_artifact_root=False):
+        roll = self.make_roll(mode, any_artifact_root)
         with roll.lock():
             roll.run()
         return roll
@@ -416,18 +418,31 @@ def test_with_stop_start_the_old_colour_comes_back_whatever_fails(world, monkeyp
 
 
 @pytest.mark.parametrize("mode", ["blue_green", "stop_start"])
-def test_a_release_of_another_schema_is_not_even_started(world, mode):
+def test_a_database_that_does_not_fit_is_seen_before_anything_is_started(world, mode):
     """MLflow would change the tables of some databases while it starts; then the old release could
     not start again."""
     world.roll()
-    (world.config / "wanted/release").unlink()
-    (world.config / "wanted/release").symlink_to("/opt/newer")
-    world.host.schema = FakeProbe(1, "Wanted revision b; found a; upgrade it.")
+    world.want("two")
+    world.host.database = FakeProbe(1, "Wanted revision b; found a; upgrade it.")
     world.host.actions.clear()
     with pytest.raises(RollError, match="found a; upgrade it. What serves is unchanged"):
         world.roll(mode)
     assert not [action for action in world.host.actions if "start" in action]
     assert world.host.served() == "one"
+
+
+def test_the_database_is_compared_with_what_served_before(world):
+    """Only the slot that serves still knows where artifacts are that were proxied until now."""
+    world.roll()
+    world.want("two")
+    world.roll()
+    world.want("three")
+    world.roll(any_artifact_root=True)
+    assert [probed for probed in world.host.probed if probed[0] != ["artifacts"]] == [
+        (["database"], None),
+        (["database"], "blue"),
+        (["database", "any-artifact-root"], "green"),
+    ]
 
 
 def test_a_link_to_something_else_is_set_right(world):

@@ -110,3 +110,47 @@ def test_generated_secrets_have_the_form_that_mlflow_wants_and_differ():
     first, second = (environment(render("generated.env.j2")) for _ in range(2))
     Fernet(first["MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"])
     assert all(first[name] != second[name] for name in first)
+
+
+DATABASE = {
+    "mlflow_server_database_host": "db.example.com",
+    "mlflow_server_database_logins": [
+        {"name": "mlflow_a", "password": "p@ss%/:w\"'\\"},
+        {"name": "mlflow_b", "password": "another"},
+    ],
+}
+
+
+def test_a_database_is_reached_without_a_password_in_a_uri():
+    """Half of all odd characters would have to be quoted there, and URIs end in logs."""
+    found = environment(render("server.env.j2", **DATABASE))
+    assert found["MLFLOW_BACKEND_STORE_URI"] == "postgresql+psycopg2://"
+    assert (found["PGUSER"], found["PGPASSWORD"]) == ("mlflow_a", "p@ss%/:w\"'\\")
+    assert found["PGSSLMODE"] == "require", "never without TLS unless the operator says so"
+    assert "another" not in found.values()
+    assert not [name for name in environment(render("server.env.j2")) if name.startswith("PG")]
+
+
+def test_a_ca_is_checked_against_as_soon_as_there_is_one():
+    ca = {"mlflow_server_database_ca": "-----BEGIN CERTIFICATE-----"}
+    assert value("PGSSLMODE", **DATABASE, **ca) == "verify-full"
+    unit = render("mlflow.service.j2", **DATABASE, **ca)
+    assert "Environment=PGSSLROOTCERT=/etc/mlflow/%j/pgsslrootcert\n" in unit
+
+
+@pytest.mark.parametrize(
+    ("serve", "there", "missing"),
+    [
+        (True, "MLFLOW_ARTIFACTS_DESTINATION", "MLFLOW_DEFAULT_ARTIFACT_ROOT"),
+        (False, "MLFLOW_DEFAULT_ARTIFACT_ROOT", "MLFLOW_ARTIFACTS_DESTINATION"),
+    ],
+)
+def test_artifacts_go_through_the_server_or_not_at_all(serve, there, missing):
+    """In direct mode the server's own way to the store would go around the store's policy."""
+    settings = {
+        "mlflow_server_serve_artifacts": serve,
+        "mlflow_server_artifacts_destination": "s3://bucket/prefix",
+    }
+    found = environment(render("server.env.j2", **settings))
+    assert found[there] == "s3://bucket/prefix" and missing not in found
+    assert found.get("MLFLOW_SERVE_ARTIFACTS", "true") == str(serve).lower()

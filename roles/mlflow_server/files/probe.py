@@ -1,15 +1,21 @@
-"""Prove that a slot can work. Run as the service user, with the slot's environment and release.
+"""Prove that a slot can work. Run by the release's Python, with the slot's environment.
 
-    probe.py schema     before the server starts: a database that holds something is at the schema
-                        revision of this release. MLflow would change the tables of some older ones
-                        by itself, and then there is no way back to the release that served.
-    probe.py artifacts  while it starts: the artifact store takes, returns and deletes an object.
+probe.py database [any-artifact-root]
+    Before the server starts: the database lets us in, with every right that MLflow needs, at the
+    schema revision of this release; and, without the second word, a change of settings leaves no
+    artifacts behind. What served before is read from $CREDENTIALS_DIRECTORY/former, if it is there.
+probe.py artifacts [URI]
+    While it starts: the artifact store takes, returns and deletes an object.
+probe.py initialise, probe.py is-empty
+    As the owner of a PostgreSQL database: make MLflow's tables if there are none, or only look.
+    Says on standard output if there were none.
 
-Exits 0 and says nothing, or exits 1 and says on standard error what was wanted, what was found and
-what to do.
+Exits 0, or exits 1 and says on standard error what was wanted, what was found and what to do.
 """
 
 import os
+import re
+import shlex
 import sys
 import tempfile
 from importlib.util import find_spec
@@ -18,35 +24,232 @@ from pathlib import Path
 # One fixed name, so that a probe that was killed leaves at most this one object.
 PROBE = "mlflow-server-probe"
 
+# What libpq says, and what to do about it.
+LOGIN_REMEDIES = {
+    "could not translate host name": "mend the host's name",
+    "refused|timed? ?out|timeout expired|unreachable|No route": (
+        "start the database, mend host and port, or let this host through the database's firewall "
+        "(security group)"
+    ),
+    "password authentication failed": "put the right name and password into the vault",
+    "no pg_hba.conf entry": "let this host's address in there, with TLS",
+    "does not exist": "create it, or mend its name",
+    "not permitted to log in|permission denied for database": "grant that to the role",
+    "too many clients|connection slots": "raise max_connections, or set fewer workers",
+    "SSL|certificate": "mend the sslmode and the CA certificate",
+}
+# What S3 answers, and what to do about it.
+STORE_REMEDIES = {
+    "NoSuchBucket": "create the bucket, or mend its name",
+    "InvalidAccessKeyId|SignatureDoesNotMatch|InvalidClientTokenId|(Expired|Invalid)Token": (
+        "put a key that is valid into the vault"
+    ),
+    "PermanentRedirect|AuthorizationHeaderMalformed|IllegalLocationConstraint": (
+        "set the region that the bucket is in"
+    ),
+}
+S3_ACTIONS = {
+    "ListObjectsV2": "s3:ListBucket",
+    "HeadObject": "s3:GetObject",
+    "GetObject": "s3:GetObject",
+    "PutObject": "s3:PutObject",
+    "DeleteObject": "s3:DeleteObject",
+    "DeleteObjects": "s3:DeleteObject",
+}
 
-def check_schema() -> int:
+
+class Refusal(Exception):
+    """What was wanted, what was found and what to do."""
+
+
+def remedy(remedies: dict[str, str], said: str, otherwise: str) -> str:
+    """Return the remedy whose pattern is found in what was said."""
+    return next((text for key, text in remedies.items() if re.search(key, said)), otherwise)
+
+
+def is_postgresql() -> bool:
+    return os.environ["MLFLOW_BACKEND_STORE_URI"].startswith("postgresql")
+
+
+def database_name() -> str:
+    """Return how to call the tracking database, without a password."""
+    if "PGHOST" in os.environ:
+        return "{PGUSER}@{PGHOST}:{PGPORT}/{PGDATABASE}".format(**os.environ)
+    return re.sub("://[^@]*@", "://", os.environ["MLFLOW_BACKEND_STORE_URI"])
+
+
+def refused_login(error: Exception) -> Refusal:
+    lines = [line.strip() for line in str(getattr(error, "orig", error)).splitlines()]
+    said = " ".join(line for line in lines if line) or type(error).__name__
+    what_to_do = remedy(LOGIN_REMEDIES, said, "mend that")
+    return Refusal(f"Wanted to log in to {database_name()}; found: {said}; {what_to_do}.")
+
+
+def check_rights(connection) -> None:
+    """Refuse a role without a right that MLflow needs, on PostgreSQL."""
+    from sqlalchemy import text
+
+    if connection.execute(text("SELECT to_regclass('alembic_version')")).scalar() is None:
+        right = "has_schema_privilege(current_schema(), 'CREATE')"
+        if not connection.execute(text(f"SELECT {right}")).scalar():
+            raise Refusal(
+                f"Wanted MLflow's tables in {database_name()}, or the right to create them; found "
+                "neither; give mlflow_server_database_owner_password, so that the owner makes them."
+            )
+        return
+    rights = ("SELECT", "INSERT", "UPDATE", "DELETE")
+    missing = connection.execute(
+        text(
+            "SELECT wanted.name || ' on ' || c.relname FROM pg_class c, unnest(:rights) AS wanted(name) "
+            "WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p') "
+            "AND NOT has_table_privilege(c.oid, wanted.name) ORDER BY 1"
+        ),
+        {"rights": list(rights)},
+    ).scalars()
+    if names := list(missing):
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        raise Refusal(
+            f"Wanted {', '.join(rights)} on all tables in {database_name()}; found none of: "
+            f"{', '.join(names[:3])}{more}; as the tables' owner, run 'GRANT {', '.join(rights)} "
+            "ON ALL TABLES IN SCHEMA public TO …', the role or its group."
+        )
+
+
+def check_revision(found: str | None) -> None:
+    """Refuse a database of another schema: MLflow would change some of the older ones by itself."""
+    from alembic.script import ScriptDirectory
+
+    package = Path(find_spec("mlflow").origin).parent
+    script = ScriptDirectory(str(package / "store/db_migrations"))
+    wanted = script.get_current_head()
+    if found in (None, wanted):
+        return
+    is_known = any(revision.revision == found for revision in script.walk_revisions())
+    what_to_do = (
+        "make a backup of the database, then, as its owner, run "
+        f"'{sys.executable} -m mlflow db upgrade' with its URI and run again (what serves goes on "
+        "meanwhile), or take the version of MLflow that it belongs to"
+        if is_known
+        else "take that newer version of MLflow, or restore a backup of this one's schema, as "
+        "there is no downgrade"
+    )
+    raise Refusal(
+        f"Wanted the tracking database at schema revision {wanted}, which this MLflow needs; found "
+        f"{found}, {'an older' if is_known else 'a newer, unknown'} one; {what_to_do}."
+    )
+
+
+def check_artifact_root(connection) -> None:
+    """Refuse settings under which artifacts that are there would not be found any more.
+
+    MLflow writes the root into the database when an experiment is made, number 0 included, and
+    goes on using it. For a proxied one that is `mlflow-artifacts:`, and where the objects are only
+    the settings know.
+    """
+    from sqlalchemy import text
+
+    query = text("SELECT artifact_location FROM experiments WHERE experiment_id = 0")
+    root = connection.execute(query).scalar()
+    if root is None:
+        return
+    destination = os.environ.get("MLFLOW_ARTIFACTS_DESTINATION")
+    wanted = os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT", "mlflow-artifacts:").rstrip("/") + "/"
+    what_to_do = (
+        "set mlflow_server_serve_artifacts and mlflow_server_artifacts_destination back, or, if "
+        "what exists is copied already or may stay where it is, set "
+        "mlflow_server_allow_artifact_root_change: true"
+    )
+    if not root.startswith(wanted):
+        raise Refusal(
+            f"Wanted artifacts of experiment 0 at {wanted}; found in the database that they are at "
+            f"{root}, for ever; {what_to_do}."
+        )
+    former = former_settings().get("MLFLOW_ARTIFACTS_DESTINATION", destination)
+    if destination and former != destination:
+        if connection.execute(text("SELECT count(*) FROM runs")).scalar():
+            raise Refusal(
+                f"Wanted artifacts at {destination}; found runs whose artifacts are at {former}, "
+                f"where nobody would look for them any more; {what_to_do}."
+            )
+
+
+def former_settings() -> dict[str, str]:
+    """Return the settings of the slot that serves, which systemd hands us if there is one."""
+    path = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"), "former")
+    lines = path.read_text().splitlines() if path.exists() else []
+    return dict(shlex.split(line)[0].split("=", 1) for line in lines if re.match("[A-Z]", line))
+
+
+def check_database(any_artifact_root: str = "") -> None:
     uri = os.environ["MLFLOW_BACKEND_STORE_URI"]
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
-        return 0
+        return
     from alembic.migration import MigrationContext
-    from alembic.script import ScriptDirectory
     from sqlalchemy import create_engine
+    from sqlalchemy.exc import OperationalError
 
-    with create_engine(uri).connect() as connection:
-        found = MigrationContext.configure(connection).get_current_revision()
-    package = Path(find_spec("mlflow").origin).parent
-    wanted = ScriptDirectory(str(package / "store/db_migrations")).get_current_head()
-    if found in (None, wanted):
-        return 0
-    print(
-        f"Wanted the tracking database at schema revision {wanted}, which this MLflow needs; found "
-        f"{found}; make a backup of the database, then, as its owner, run '{sys.executable} -m "
-        "mlflow db upgrade' with its URI and run again (what serves goes on meanwhile), or take "
-        "the version of MLflow that it belongs to.",
-        file=sys.stderr,
+    try:
+        connection = create_engine(uri).connect()
+    except OperationalError as error:
+        raise refused_login(error) from error
+    with connection:
+        if is_postgresql():
+            check_rights(connection)
+        revision = MigrationContext.configure(connection).get_current_revision()
+        if revision:
+            check_revision(revision)
+            if not any_artifact_root:
+                check_artifact_root(connection)
+
+
+def initialise(make: bool) -> None:
+    """Make MLflow's tables, as their owner, unless there are some. One at a time."""
+    import psycopg2
+
+    try:
+        guard = psycopg2.connect("")
+    except psycopg2.OperationalError as error:
+        raise refused_login(error) from error
+    with guard, guard.cursor() as cursor:
+        # Several hosts of one database; released with the connection.
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext('mlflow_initialise'))")
+        cursor.execute("SELECT to_regclass('alembic_version')")
+        if cursor.fetchone()[0] is not None:
+            return
+        print("initialised")
+        if make:
+            from mlflow.store.db.utils import _initialize_tables
+            from sqlalchemy import create_engine
+
+            _initialize_tables(create_engine("postgresql+psycopg2://"))
+
+
+def refused_store(error: Exception, uri: str, step: str) -> Refusal:
+    """Say what an artifact store refused; S3 names code and operation, others raise their own."""
+    cause = error
+    while cause and not hasattr(cause, "operation_name"):
+        cause = cause.__cause__ or cause.__context__
+    found = f"{type(error).__name__}: {error}"
+    what_to_do = "mend that, or give the service that right"
+    if cause:
+        code, operation = cause.response["Error"]["Code"], cause.operation_name
+        found = f"{operation} was answered with {code}: {cause.response['Error'].get('Message')}"
+        action = S3_ACTIONS.get(operation, f"s3:{operation}")
+        allow = f"add {action} for {uri} to the policy of the user or role"
+        what_to_do = remedy(STORE_REMEDIES, code, allow if "Denied" in code else "mend that")
+    elif type(error).__name__ in ("NoCredentialsError", "CredentialRetrievalError"):
+        what_to_do = "give the service a key, or attach a profile to the instance"
+    return Refusal(
+        f"Wanted to put, get and delete {PROBE} in the artifact store {uri}; found that {step} "
+        f"failed: {found}; {what_to_do}."
     )
-    return 1
 
 
-def check_artifacts() -> int:
+def check_artifacts(uri: str = "") -> None:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    uri = os.environ["MLFLOW_ARTIFACTS_DESTINATION"]
+    settings = ("MLFLOW_DEFAULT_ARTIFACT_ROOT", "MLFLOW_ARTIFACTS_DESTINATION")
+    uri = uri or next(os.environ[name] for name in settings if name in os.environ)
     step = "open"
     try:
         store = get_artifact_repository(uri)
@@ -60,14 +263,23 @@ def check_artifacts() -> int:
             step = "delete"
             store.delete_artifacts(PROBE)
     except Exception as error:  # each kind of store raises its own
-        print(
-            f"Wanted to put, get and delete {PROBE} in the artifact store {uri}; found that {step} "
-            f"failed with {type(error).__name__}: {error}; give the service that right",
-            file=sys.stderr,
-        )
+        raise refused_store(error, uri, step) from error
+
+
+def main(what: str, *more: str) -> int:
+    checks = {
+        "database": lambda: check_database(*more),
+        "artifacts": lambda: check_artifacts(*more),
+        "initialise": lambda: initialise(make=True),
+        "is-empty": lambda: initialise(make=False),
+    }
+    try:
+        checks[what]()
+    except Refusal as refusal:
+        print(refusal, file=sys.stderr)
         return 1
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit({"schema": check_schema, "artifacts": check_artifacts}[sys.argv[1]]())
+    sys.exit(main(*sys.argv[1:]))

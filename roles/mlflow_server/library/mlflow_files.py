@@ -26,7 +26,7 @@ options:
       mode: {description: Its mode in octal., type: str, required: true}
       owner: {description: Its owner., type: str, default: root}
   into:
-    description: Folder that files and links are in.
+    description: Folder that files and links are in. What else is in it is removed.
     type: path
     required: true
   lock:
@@ -165,6 +165,13 @@ class Writer:
             os.fsync(descriptor)
         beside.replace(place)
 
+    def only(self, folder: str, names: set[str]) -> None:
+        """Remove what is in a folder under another name. Folders in it are nobody's: OSError."""
+        for name in sorted(set(os.listdir(folder)) - names if os.path.isdir(folder) else ()):
+            self.written.append(f"{folder}/{name}")
+            if not self.check:
+                os.unlink(f"{folder}/{name}")
+
     def link(self, path: str, target: str) -> None:
         """Make a symbolic link beside its place, then put it there."""
         place = Path(path)
@@ -227,6 +234,8 @@ def main() -> None:
         for entry in given["links"]:
             path = f"{given['into']}/{entry['name']}"
             writer.link(path, entry["target"])
+        path = given["into"]
+        writer.only(path, {entry["name"] for entry in [*given["files"], *given["links"]]})
     except KeyError as error:
         module.fail_json(
             msg=f"Wanted all that {path} needs; found none of {error.args[0]}; create the user and "

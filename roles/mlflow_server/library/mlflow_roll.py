@@ -29,6 +29,10 @@ options:
     description: Memory in MB that one colour takes. A second one is not started with less free.
     type: int
     default: 0
+  allow_artifact_root_change:
+    description: Also roll to settings under which artifacts that exist are at another place.
+    type: bool
+    default: false
   ready_timeout:
     description: Seconds within which a started colour must be ready.
     type: int
@@ -115,8 +119,20 @@ class Host:
             "--quiet",
         ).strip()
 
-    def start_probe(self, instance: str, slot: Path, what: str, seconds: int):
-        """Start the slot's probe as the service user, with its environment and a time limit."""
+    def start_probe(
+        self, instance: str, slot: Path, words: list[str], seconds: int, former: Path | None = None
+    ):
+        """Start the slot's probe as the service user, with its environment and a time limit.
+
+        A probe that is to compare gets the settings of the former slot too.
+        """
+        properties = [
+            line.replace("%j", slot.name)
+            for line in (slot / "mlflow.service").read_text().splitlines()
+            if line.startswith("Environment=")
+        ]
+        if former:
+            properties.append(f"LoadCredential=former:{former}/server.env")
         return subprocess.Popen(
             [
                 "systemd-run",
@@ -132,9 +148,10 @@ class Host:
                 "--property=UMask=0077",
                 "--property=NoNewPrivileges=yes",
                 f"--property=RuntimeMaxSec={seconds}",
+                *(f"--property={text}" for text in properties),
                 f"{slot}/release/bin/python",
                 f"{slot}/probe.py",
-                what,
+                *words,
             ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -260,7 +277,8 @@ class Roll:
     """One instance on one host.
 
     Args:
-        instance, mode, memory_mb, ready_timeout, drain_timeout: the module's options.
+        instance, mode, memory_mb, allow_artifact_root_change, ready_timeout, drain_timeout: the
+            module's options.
         host: what the host can be asked.
         root: folder taken for /, for the unit tests.
     """
@@ -270,12 +288,14 @@ class Roll:
         instance: str,
         mode: str,
         memory_mb: int,
+        allow_artifact_root_change: bool,
         ready_timeout: int,
         drain_timeout: int,
         host: Host,
         root: Path = Path("/"),
     ):
         self.instance, self.mode, self.memory_mb = instance, mode, memory_mb
+        self.allow_artifact_root_change = allow_artifact_root_change
         self.ready_timeout, self.drain_timeout = ready_timeout, drain_timeout
         self.host = host
         self.config = root / "etc" / instance
@@ -426,8 +446,7 @@ class Roll:
             self.check_memory()
         self.step(f"fill {new}")
         self.fill(new)
-        if not old or self.release(old) != self.release(new):
-            self.check_schema(new)
+        self.check_database(old, new)
         since = self.host.now()
         try:
             if stop_first:
@@ -444,16 +463,14 @@ class Roll:
         self.step(f"switch to {new}")
         self.point_to(new)
 
-    def release(self, colour: str) -> str:
-        """Return the path of the release that a slot runs."""
-        link = self.config / colour / "release"
-        return os.readlink(link) if link.is_symlink() else ""
-
-    def check_schema(self, colour: str) -> None:
-        """Refuse a release that another schema belongs to than the database has."""
-        self.step(f"compare the database with the release of {colour}")
-        slot = self.config / colour
-        probe = self.host.start_probe(self.instance, slot, "schema", self.ready_timeout)
+    def check_database(self, old: str, new: str) -> None:
+        """Refuse a database that does not let us in or does not fit release and settings."""
+        self.step(f"compare the database with what {new} needs")
+        words = ["database", *(["any-artifact-root"] if self.allow_artifact_root_change else [])]
+        former = self.config / old if old else None
+        probe = self.host.start_probe(
+            self.instance, self.config / new, words, self.ready_timeout, former
+        )
         said = probe.communicate()[1].strip()
         if probe.returncode:
             raise RollError(f"{said} What serves is unchanged.")
@@ -489,7 +506,7 @@ class Roll:
             NotReady: The reason why they do not, as soon as it is clear that they will not.
         """
         slot = self.config / colour
-        probe = self.host.start_probe(self.instance, slot, "artifacts", self.ready_timeout)
+        probe = self.host.start_probe(self.instance, slot, ["artifacts"], self.ready_timeout)
         until = self.host.now() + self.ready_timeout
         try:
             while True:
@@ -597,6 +614,7 @@ def main() -> None:
                 "default": "blue_green",
             },
             "memory_mb": {"type": "int", "default": 0},
+            "allow_artifact_root_change": {"type": "bool", "default": False},
             "ready_timeout": {"type": "int", "default": 120},
             "drain_timeout": {"type": "int", "default": 60},
         },
