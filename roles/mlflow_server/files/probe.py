@@ -3,7 +3,7 @@
 probe.py database [any-artifact-root]
     Before the server starts: the database lets us in, with every right that MLflow needs, at the
     schema revision of this release; and, without the second word, a change of settings leaves no
-    artifacts behind. What served before is read from $CREDENTIALS_DIRECTORY/former, if it is there.
+    artifacts behind. The settings that serve at present, if any do, come on standard input.
 probe.py artifacts [URI]
     While it starts: the artifact store takes, returns and deletes an object.
 probe.py initialise, probe.py is-empty
@@ -26,6 +26,7 @@ PROBE = "mlflow-server-probe"
 
 # What libpq says, and what to do about it.
 LOGIN_REMEDIES = {
+    "SSL|certificate": "mend the sslmode and the CA certificate",
     "could not translate host name": "mend the host's name",
     "refused|timed? ?out|timeout expired|unreachable|No route": (
         "start the database, mend host and port, or let this host through the database's firewall "
@@ -36,7 +37,6 @@ LOGIN_REMEDIES = {
     "does not exist": "create it, or mend its name",
     "not permitted to log in|permission denied for database": "grant that to the role",
     "too many clients|connection slots": "raise max_connections, or set fewer workers",
-    "SSL|certificate": "mend the sslmode and the CA certificate",
 }
 # What S3 answers, and what to do about it.
 STORE_REMEDIES = {
@@ -100,7 +100,8 @@ def check_rights(connection) -> None:
     rights = ("SELECT", "INSERT", "UPDATE", "DELETE")
     missing = connection.execute(
         text(
-            "SELECT wanted.name || ' on ' || c.relname FROM pg_class c, unnest(:rights) AS wanted(name) "
+            "SELECT wanted.name || ' on ' || c.relname "
+            "FROM pg_class c, unnest(:rights) AS wanted(name) "
             "WHERE c.relnamespace = current_schema()::regnamespace AND c.relkind IN ('r', 'p') "
             "AND NOT has_table_privilege(c.oid, wanted.name) ORDER BY 1"
         ),
@@ -174,10 +175,9 @@ def check_artifact_root(connection) -> None:
 
 
 def former_settings() -> dict[str, str]:
-    """Return the settings of the slot that serves, which systemd hands us if there is one."""
-    path = Path(os.environ.get("CREDENTIALS_DIRECTORY", "/nonexistent"), "former")
-    lines = path.read_text().splitlines() if path.exists() else []
-    return dict(shlex.split(line)[0].split("=", 1) for line in lines if re.match("[A-Z]", line))
+    """Return the settings of the slot that serves, as server.env has them."""
+    lines = [line for line in sys.stdin.read().splitlines() if re.match("[A-Z]", line)]
+    return dict(shlex.split(line)[0].split("=", 1) for line in lines)
 
 
 def check_database(any_artifact_root: str = "") -> None:
@@ -245,6 +245,16 @@ def refused_store(error: Exception, uri: str, step: str) -> Refusal:
     )
 
 
+def is_there(store) -> bool:
+    """Tell whether the object is still there: MLflow does not look at what S3 refused to delete."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            store.download_artifacts(PROBE, folder)
+        except Exception:  # each kind of store raises its own
+            return False
+    return True
+
+
 def check_artifacts(uri: str = "") -> None:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
@@ -262,8 +272,14 @@ def check_artifacts(uri: str = "") -> None:
                 raise ValueError("another content came back than was put")
             step = "delete"
             store.delete_artifacts(PROBE)
+            left = is_there(store)
     except Exception as error:  # each kind of store raises its own
         raise refused_store(error, uri, step) from error
+    if left:
+        raise Refusal(
+            f"Wanted to put, get and delete {PROBE} in the artifact store {uri}; found that delete "
+            "said nothing and left it there; give the service that right, in S3 s3:DeleteObject."
+        )
 
 
 def main(what: str, *more: str) -> int:

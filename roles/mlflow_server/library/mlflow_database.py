@@ -20,8 +20,12 @@ options:
     type: str
     required: true
   environment:
-    description: How libpq finds the database, C(PGHOST), C(PGPASSWORD) and so on.
+    description: How libpq finds the database and who logs in, C(PGHOST), C(PGUSER) and so on.
     type: dict
+    required: true
+  password:
+    description: The owner's password.
+    type: str
     required: true
   ca:
     description: Text of the certificates that the server's is checked against.
@@ -35,7 +39,8 @@ EXAMPLES = r"""
   mlflow_database:
     release: "{{ mlflow_server_release }}"
     script: "{{ lookup('ansible.builtin.file', 'probe.py') }}"
-    environment: {PGHOST: db.example.com, PGDATABASE: mlflow, PGUSER: owner, PGPASSWORD: secret}
+    environment: {PGHOST: db.example.com, PGDATABASE: mlflow, PGUSER: owner}
+    password: secret
 """
 
 RETURN = r""""""
@@ -47,7 +52,9 @@ import tempfile
 from ansible.module_utils.basic import AnsibleModule
 
 
-def run(release: str, script: str, environment: dict, ca: str, check: bool) -> tuple[int, str, str]:
+def run(
+    release: str, script: str, environment: dict, password: str, ca: str, check: bool
+) -> tuple[int, str, str]:
     """Run the script as root, whose environment nobody else can read; return code, output, error.
 
     Raises:
@@ -62,6 +69,7 @@ def run(release: str, script: str, environment: dict, ca: str, check: bool) -> t
         if ca:
             settings["PGSSLROOTCERT"] = certificates.name
         settings |= {name: str(value) for name, value in environment.items()}
+        settings["PGPASSWORD"] = password
         done = subprocess.run(words, input=script, env=settings, capture_output=True, text=True)
     return done.returncode, done.stdout.strip(), done.stderr.strip()
 
@@ -71,7 +79,8 @@ def main() -> None:
         argument_spec={
             "release": {"type": "path", "required": True},
             "script": {"type": "str", "required": True},
-            "environment": {"type": "dict", "required": True, "no_log": True},
+            "environment": {"type": "dict", "required": True},
+            "password": {"type": "str", "required": True, "no_log": True},
             "ca": {"type": "str", "default": ""},
         },
         supports_check_mode=True,

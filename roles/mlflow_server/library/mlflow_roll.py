@@ -124,41 +124,40 @@ class Host:
     ):
         """Start the slot's probe as the service user, with its environment and a time limit.
 
-        A probe that is to compare gets the settings of the former slot too.
+        A probe that is to compare gets the settings of the former slot on its standard input.
         """
         properties = [
             line.replace("%j", slot.name)
             for line in (slot / "mlflow.service").read_text().splitlines()
             if line.startswith("Environment=")
         ]
-        if former:
-            properties.append(f"LoadCredential=former:{former}/server.env")
-        return subprocess.Popen(
-            [
-                "systemd-run",
-                "--quiet",
-                "--wait",
-                "--pipe",
-                "--collect",
-                f"--uid={instance}",
-                f"--gid={instance}",
-                f"--property=EnvironmentFile={slot}/generated.env",
-                f"--property=EnvironmentFile={slot}/server.env",
-                "--property=WorkingDirectory=~",
-                "--property=UMask=0077",
-                "--property=NoNewPrivileges=yes",
-                f"--property=RuntimeMaxSec={seconds}",
-                *(f"--property={text}" for text in properties),
-                f"{slot}/release/bin/python",
-                f"{slot}/probe.py",
-                *words,
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            errors="replace",
-        )
+        with open(former / "server.env" if former else os.devnull) as stdin:
+            return subprocess.Popen(
+                [
+                    "systemd-run",
+                    "--quiet",
+                    "--wait",
+                    "--pipe",
+                    "--collect",
+                    f"--uid={instance}",
+                    f"--gid={instance}",
+                    f"--property=EnvironmentFile={slot}/generated.env",
+                    f"--property=EnvironmentFile={slot}/server.env",
+                    "--property=WorkingDirectory=~",
+                    "--property=UMask=0077",
+                    "--property=NoNewPrivileges=yes",
+                    f"--property=RuntimeMaxSec={seconds}",
+                    *(f"--property={text}" for text in properties),
+                    f"{slot}/release/bin/python",
+                    f"{slot}/probe.py",
+                    *words,
+                ],
+                stdin=stdin,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+            )
 
     def answers(self, path: Path) -> str:
         """Return why the server behind a socket does not work, or nothing if it does.
