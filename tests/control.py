@@ -72,19 +72,22 @@ class Control:
         """Return a command that runs here, with this machine's files, in the host's network.
 
         So that a client can reach what listens on the host's loopback address only, as it would
-        through an SSH tunnel.
+        through an SSH tunnel, and other hosts by their names.
         """
-        pid = self.podman("inspect", "--format={{.State.Pid}}", self.name)
-        return ["nsenter", f"--net=/proc/{pid}/ns/net", *command]
+        form = "--format={{.State.Pid}} {{.ResolvConfPath}}"
+        pid, resolv_conf = self.podman("inspect", form, self.name).split()
+        resolve = f"mount --bind {resolv_conf} /etc/resolv.conf"
+        names = ["unshare", "--mount", "sh", "-c", f'{resolve} && exec "$@"', "sh"]
+        return ["nsenter", f"--net=/proc/{pid}/ns/net", *names, *command]
 
-    def client(self, script: Path, url: str = "http://127.0.0.1:5000"):
+    def client(self, script: Path, url: str = "http://127.0.0.1:5000", **environment: str):
         """Run a script with the real MLflow client against the host; return the process."""
         return subprocess.run(
             self.inside(sys.executable, str(script)),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            env=os.environ | {"MLFLOW_TRACKING_URI": url},
+            env=os.environ | {"MLFLOW_TRACKING_URI": url} | environment,
         )
 
     @contextmanager

@@ -1,7 +1,7 @@
 """Fixtures of the tests that look at hosts: tests/testinfra/<role>/ and molecule/<scenario>/tests/.
 
 Molecule says where the inventory is. Each test runs on every host of the group `mlflow`, or of the
-group that its module names: `group = "database"`.
+group or host that its module names: `group = "database"`.
 """
 
 import os
@@ -32,6 +32,12 @@ def host(request):
 def control(host):
     """The control side of the same host: control.converge(), control.client(), ..."""
     return Control(os.path.dirname(os.environ["MOLECULE_INVENTORY_FILE"]), host.backend.name)
+
+
+@pytest.fixture
+def certificate():
+    """Return a function that tells the path of the certificate of a host, which is its own CA."""
+    return lambda name: f"{os.environ['MOLECULE_EPHEMERAL_DIRECTORY']}/{name}.pem"
 
 
 @pytest.hookimpl(wrapper=True)
