@@ -48,12 +48,16 @@ molecule-%: setup
 test: check $(SCENARIOS:%=molecule-%) ## All tests: check, then every scenario
 	@echo "scenarios: $(words $(SCENARIOS)) passed, 0 failed"
 
-.PHONY: demo demo-down
+.PHONY: demo demo-down screenshot
 demo: setup ## Make a throwaway host a tracking server and drive it with the MLflow client
 	@$(HOSTS) demo/run
 
 demo-down: ## Remove the host of the demo
 	@$(HOSTS) python3 demo/run down
+
+screenshot: setup ## Take docs/ui.png of the demo's host, in Debian's chromium
+	@tools/apt chromium
+	@$(HOSTS) demo/run screenshot
 
 .PHONY: lock lock-control
 lock: venv ## Lock the packages of another MLflow: make lock MLFLOW_VERSION=3.17.2

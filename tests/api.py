@@ -63,11 +63,11 @@ def colour(host):
     return host.check_output("readlink /etc/mlflow/current.sock").split("/")[-2]
 
 
-def wait_until_served(host, seconds=90):
+def wait_until_served(host, seconds=90, port=5000):
     """Return once the database answers through the front."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
-        status, body = request(host, *SEARCH)
+        status, body = request(host, *SEARCH, port=port)
         if status == 200:
             return
         time.sleep(0.5)

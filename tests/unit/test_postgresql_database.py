@@ -65,6 +65,16 @@ def test_a_mighty_role_is_never_made_a_login():
         ensure(server)
 
 
+def test_an_administrator_who_owns_the_database_keeps_his_password(monkeypatch):
+    """The tutorial's tables are the master user's; a slip in the vault must not lock him out."""
+    server = Server(rolcanlogin=[("lab_owner", True, True)], pg_database=[("lab_owner",)])
+    monkeypatch.setattr(Database, "login", lambda *_: None)
+    monkeypatch.setattr(Database, "verifier", lambda *_: "SCRAM-SHA-256$…")
+    with pytest.raises(Refusal, match="an administrator's, which is not set here"):
+        ensure(server)
+    assert not [s for s in server.statements if "ALTER ROLE" in str(s)]
+
+
 def test_a_database_of_another_owner_is_left_alone():
     server = Server(pg_get_userbyid=[("somebody",)])
     with pytest.raises(Refusal, match="Wanted lab_owner as the owner of the database lab"):

@@ -223,7 +223,7 @@ class Database:
         return {name: {"can_login": login, "mighty": mighty} for name, login, mighty in rows}
 
     def refuse_foreign(self, admin, roles: dict[str, dict]) -> None:
-        mighty = [name for name in roles if roles[name]["mighty"]]
+        mighty = [name for name in roles if roles[name]["mighty"] and name != self.owner]
         if mighty:
             raise Refusal(
                 f"Wanted roles without the rights of an administrator; found that "
@@ -267,7 +267,7 @@ class Database:
         self.change(admin, f"make the database {self.name}", statement, self.name, self.owner)
 
     def grant_database(self, admin) -> None:
-        """Let in nobody but the owner and the group."""
+        """Let in the group, and nobody else as long as nobody can have made use of it."""
         public, group = self.ask(
             admin,
             "SELECT has_database_privilege('public', %s, 'CONNECT'), EXISTS (SELECT FROM "
@@ -277,8 +277,9 @@ class Database:
             self.name,
             self.group,
         )[0]
-        owner = None if self.check else self.login(self.owner)
-        if public:
+        owner = self.login(self.owner)
+        tables = "SELECT 1 FROM pg_class WHERE relnamespace = 'public'::regnamespace LIMIT 1"
+        if public and owner and not self.ask(owner, tables):
             self.change(
                 owner,
                 f"close the database {self.name} to others",
@@ -351,6 +352,12 @@ class Database:
         if role not in before or not before[role]["can_login"]:
             return
         connection = self.login(role)
+        if connection is None and before[role]["mighty"]:
+            raise Refusal(
+                f"Wanted to log in as the owner {role}; found that the password is another, and "
+                "that this is an administrator's, which is not set here; put the right one into "
+                "the vault."
+            )
         if connection is None:
             verifier = self.verifier(admin, role)
             statement = "ALTER ROLE {} PASSWORD {text}"

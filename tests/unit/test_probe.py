@@ -1,0 +1,115 @@
+"""What the probe makes of answers of databases and stores; the scenarios have real ones."""
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+from botocore.exceptions import ClientError, NoCredentialsError
+from sqlalchemy import create_engine, text
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "roles/mlflow_server/files"))
+import probe  # noqa: E402
+
+
+@pytest.fixture
+def database():
+    """A tracking database as far as the probe looks at it, with experiment 0 proxied."""
+    with create_engine("sqlite://").connect() as connection:
+        connection.execute(text("CREATE TABLE experiments (experiment_id, artifact_location)"))
+        connection.execute(text("CREATE TABLE runs (run_uuid)"))
+        connection.execute(text("INSERT INTO experiments VALUES (0, 'mlflow-artifacts:/0')"))
+        yield connection
+
+
+def root(connection, monkeypatch, former="", **settings):
+    """Check settings against the database and the settings that serve at present."""
+    for name in ("MLFLOW_ARTIFACTS_DESTINATION", "MLFLOW_DEFAULT_ARTIFACT_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(former))
+    probe.check_artifact_root(connection)
+
+
+FORMER = '# Ansible managed\nMLFLOW_ARTIFACTS_DESTINATION="s3://a/b"\nPGPASSWORD="it\'s \\"x\\""\n'
+
+
+def test_the_same_place_is_no_change(database, monkeypatch):
+    database.execute(text("INSERT INTO runs VALUES ('r')"))
+    root(database, monkeypatch, FORMER, MLFLOW_ARTIFACTS_DESTINATION="s3://a/b")
+
+
+def test_another_place_is_refused_once_there_are_runs(database, monkeypatch):
+    """Nothing in the database says where proxied artifacts are; only the former settings do."""
+    root(database, monkeypatch, FORMER, MLFLOW_ARTIFACTS_DESTINATION="s3://a/c")
+    database.execute(text("INSERT INTO runs VALUES ('r')"))
+    with pytest.raises(probe.Refusal, match="artifacts are at s3://a/b.*root_change: true"):
+        root(database, monkeypatch, FORMER, MLFLOW_ARTIFACTS_DESTINATION="s3://a/c")
+
+
+def test_a_first_start_has_nothing_to_compare_with(database, monkeypatch):
+    database.execute(text("INSERT INTO runs VALUES ('r')"))
+    root(database, monkeypatch, MLFLOW_ARTIFACTS_DESTINATION="s3://a/c")
+
+
+@pytest.mark.parametrize("wanted", ["s3://a/b", "s3://a/bc", "s3://a/b/"])
+def test_direct_artifacts_are_where_experiment_0_says(database, monkeypatch, wanted):
+    """Its root was written when the database was made. Half of a name is another place."""
+    database.execute(text("UPDATE experiments SET artifact_location = 's3://a/b/0'"))
+    if wanted.rstrip("/") == "s3://a/b":
+        root(database, monkeypatch, MLFLOW_DEFAULT_ARTIFACT_ROOT=wanted)
+    else:
+        with pytest.raises(probe.Refusal, match="at s3://a/b/0, for ever"):
+            root(database, monkeypatch, MLFLOW_DEFAULT_ARTIFACT_ROOT=wanted)
+    with pytest.raises(probe.Refusal, match="mlflow_server_serve_artifacts"):
+        root(database, monkeypatch, MLFLOW_ARTIFACTS_DESTINATION=wanted)
+
+
+@pytest.mark.parametrize(
+    ("said", "what_to_do"),
+    [
+        ('connection to server at "db", port 5432 failed: Connection refused', "security group"),
+        ("failed: timeout expired", "security group"),
+        ('FATAL: password authentication failed for user "x"', "into the vault"),
+        ("FATAL: no pg_hba.conf entry for host", "let this host's address in"),
+        ('root certificate file "/x" does not exist', "CA certificate"),
+        ('FATAL: database "mlflow" does not exist', "create it"),
+        ("FATAL: remaining connection slots are reserved", "raise max_connections"),
+        ("something new", "mend that"),
+    ],
+)
+def test_a_refused_login_says_what_to_do(monkeypatch, said, what_to_do):
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "postgresql+psycopg2://u:canary@db/mlflow")
+    monkeypatch.delenv("PGHOST", raising=False)
+    refusal = str(probe.refused_login(Exception(said)))
+    assert what_to_do in refusal and "canary" not in refusal
+
+
+@pytest.mark.parametrize(
+    ("code", "operation", "what_to_do"),
+    [
+        ("AccessDenied", "PutObject", "add s3:PutObject for s3://a/b"),
+        ("AccessDenied", "ListObjectsV2", "add s3:ListBucket for s3://a/b"),
+        ("AccessDenied", "HeadObject", "add s3:GetObject for s3://a/b"),
+        ("NoSuchBucket", "PutObject", "create the bucket"),
+        ("ExpiredToken", "PutObject", "a key that is valid"),
+        ("SignatureDoesNotMatch", "PutObject", "a key that is valid"),
+        ("PermanentRedirect", "PutObject", "the region"),
+        ("SlowDown", "PutObject", "mend that"),
+    ],
+)
+def test_a_refused_object_says_which_right_is_missing(code, operation, what_to_do):
+    """MLflow and boto3 wrap the answer of S3 in errors of their own; it is looked for in them."""
+    try:
+        try:
+            raise ClientError({"Error": {"Code": code, "Message": "no"}}, operation)
+        except ClientError:
+            raise ValueError("upload failed")  # noqa: B904 - as boto3 does
+    except ValueError as error:
+        refusal = str(probe.refused_store(error, "s3://a/b", "put"))
+    assert f"{operation} was answered with {code}" in refusal and what_to_do in refusal
+
+
+def test_no_key_at_all_is_told_too():
+    assert "attach a profile" in str(probe.refused_store(NoCredentialsError(), "s3://a/b", "put"))
