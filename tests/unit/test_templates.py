@@ -5,11 +5,9 @@ from pathlib import Path
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import init_plugin_loader
 from ansible.template import Templar, trust_as_template
 
 ROLE = Path(__file__).resolve().parents[2] / "roles/mlflow_server"
-init_plugin_loader()
 HOST = {"memory_mb": 4000, "cores": 2}
 
 
