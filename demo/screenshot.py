@@ -1,7 +1,7 @@
 """Take the README's picture of the UI: the runs of the demo's client, in Debian's chromium.
 
 Usage: MLFLOW_TRACKING_URI=http://HOST:5000 python demo/screenshot.py FILE.png
-Exits 1 if the page shows no run or the browser's console has an error.
+Exits 1 if the page does not show the run within a minute.
 """
 
 import os
@@ -26,18 +26,14 @@ def main(file: str) -> None:
     experiments = MlflowClient().search_experiments(filter_string="name LIKE 'demo-%'")
     if not experiments:
         sys.exit(f"Wanted an experiment of the demo at {url}; found none; run `make demo` first.")
-    errors = []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=OPTIONS)
         page = browser.new_page(viewport={"width": 1280, "height": 720})
-        page.on("console", lambda said: errors.append(said.text) if said.type == "error" else None)
         page.goto(f"{url}/#/experiments/{experiments[0].experiment_id}/runs")
         page.get_by_text("autolog").first.wait_for(timeout=60_000)
-        page.wait_for_load_state("networkidle")
+        page.wait_for_timeout(3_000)  # the page goes on asking, so it is never idle
         page.screenshot(path=file)
         browser.close()
-    if errors:
-        sys.exit(f"Wanted no error in the browser's console; found {errors}; see {file}.")
     print(f"Wrote {file}")
 
 
