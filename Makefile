@@ -59,6 +59,10 @@ screenshot: setup ## Take docs/ui.png of the demo's host, in Debian's chromium
 	@tools/apt chromium
 	@$(HOSTS) demo/run screenshot
 
+.PHONY: bench
+bench: setup ## Measure a claim: make bench NAME=provision
+	@$(HOSTS) python bench/$(NAME).py $(ARGS)
+
 .PHONY: lock lock-control
 lock: venv ## Lock the packages of another MLflow: make lock MLFLOW_VERSION=3.17.2
 	tools/lock $(MLFLOW_VERSION)

@@ -1,12 +1,14 @@
 """Write to an MLflow server without a single retry and count what failed.
 
 The MLflow client retries seven times and so hides what a change of the server costs its users;
-this does not. Each thread logs metrics over connections of its own and now and then puts, gets
-and deletes an artifact. Stops on SIGTERM or after --seconds and prints one line of JSON.
+this does not. Each thread logs metrics into a run and over connections of its own; with
+`--write mixed` it now and then puts, gets and deletes an artifact. Stops on SIGTERM or after
+--seconds and prints one line of JSON.
 """
 
 import argparse
 import http.client
+import itertools
 import json
 import signal
 import threading
@@ -15,6 +17,9 @@ import uuid
 from collections import Counter
 from urllib.parse import urlsplit
 
+# Metrics in one call of log-batch.
+BATCH = 100
+
 
 class Load:
     """Counts of one load.
@@ -22,11 +27,15 @@ class Load:
     Args:
         url: Address of the server, http://HOST:PORT.
         seconds: How long the load lasts at most.
+        kind: What is written: `metric`, `batch`, or `mixed` for metrics and artifacts.
     """
 
-    def __init__(self, url: str, seconds: float):
+    def __init__(self, url: str, seconds: float, kind: str = "mixed"):
         self.host = urlsplit(url).netloc
-        self.until = time.monotonic() + seconds
+        self.seconds = seconds
+        self.write = {"metric": self.metric, "batch": self.batch, "mixed": self.mixed}[kind]
+        # A value that was logged before at the same step and time is not written again.
+        self.values = itertools.count()
         self.stopped = threading.Event()
         self.counts = Counter()
         self.errors = Counter()
@@ -54,17 +63,20 @@ class Load:
         connection.close()
         return run
 
-    def write(self, connection, run: str, turn: int) -> None:
+    def fresh(self, key: str, turn: int) -> dict:
+        value, now = next(self.values), int(time.time() * 1000)
+        return {"key": key, "value": value, "timestamp": now, "step": turn}
+
+    def metric(self, connection, run: str, turn: int) -> None:
+        self.api(connection, "runs/log-metric", run_id=run, **self.fresh("m", turn))
+
+    def batch(self, connection, run: str, turn: int) -> None:
+        metrics = [self.fresh(f"m{number}", turn) for number in range(BATCH)]
+        self.api(connection, "runs/log-batch", run_id=run, metrics=metrics)
+
+    def mixed(self, connection, run: str, turn: int) -> None:
         if turn % 20:
-            self.api(
-                connection,
-                "runs/log-metric",
-                run_id=run,
-                key="m",
-                value=turn,
-                timestamp=int(time.time() * 1000),
-                step=turn,
-            )
+            self.metric(connection, run, turn)
             return
         path = f"/api/2.0/mlflow-artifacts/artifacts/load/{run}-{threading.get_ident()}"
         sent = f"{turn}".encode() * 1000
@@ -96,9 +108,11 @@ class Load:
 
     def run(self, threads: int) -> dict:
         """Load with that many threads and return the counts."""
-        run = self.start_run()
+        runs = [self.start_run() for _ in range(threads)]
         print("loading", flush=True)
-        workers = [threading.Thread(target=self.work, args=(run,)) for _ in range(threads)]
+        begun = time.monotonic()
+        self.until = begun + self.seconds
+        workers = [threading.Thread(target=self.work, args=(run,)) for run in runs]
         for worker in workers:
             worker.start()
         for worker in workers:
@@ -106,6 +120,7 @@ class Load:
         return {
             "written": self.counts["written"],
             "failed": self.counts["failed"],
+            "seconds": round(time.monotonic() - begun, 2),
             "slowest_s": round(self.slowest_s, 2),
             "errors": dict(self.errors),
         }
@@ -116,7 +131,8 @@ if __name__ == "__main__":
     parser.add_argument("url")
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--threads", type=int, default=4)
+    parser.add_argument("--write", choices=["mixed", "metric", "batch"], default="mixed")
     options = parser.parse_args()
-    load = Load(options.url, options.seconds)
+    load = Load(options.url, options.seconds, options.write)
     signal.signal(signal.SIGTERM, lambda *_: load.stopped.set())
     print(json.dumps(load.run(options.threads)))
