@@ -1,0 +1,455 @@
+#!/usr/bin/python
+"""Make a virtualenv of MLflow for a person, who owns it and goes on installing packages into it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import pwd
+import re
+import shutil
+import subprocess
+import time
+import traceback
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+DOCUMENTATION = r"""
+module: mlflow_client_virtualenv
+short_description: A virtualenv of MLflow that its user owns
+description:
+  - Makes a virtualenv, installs what a hash-locked list of requirements names, and further
+    packages, and gives an environment to every Python that is started from it.
+  - All that is in the user's reach is looked at and changed as that user, never as root.
+  - What the user has installed or changed there stays. The list is installed again when it, or the
+    version of Python, has changed, or MLflow is gone.
+  - A folder C(.mlflow_client) in the virtualenv says how far a run has come, so one that was killed
+    is finished by the next.
+options:
+  user: {description: Login of the person., type: str, required: true}
+  path: {description: Folder of the virtualenv; C(~) is the user's home., type: str, required: true}
+  requirements: {description: Text of the hash-locked list., type: str, required: true}
+  packages: {description: Further packages., type: list, elements: str, default: []}
+  environment: {description: Variables that are set unless the caller has., type: dict, default: {}}
+  directory: {description: Another folder of the user's to make., type: str, default: ''}
+author: mlflow-ansible
+"""
+
+EXAMPLES = r"""
+- name: Make a virtualenv
+  mlflow_client_virtualenv:
+    user: ada
+    path: ~/mlflow
+    requirements: "{{ lookup('ansible.builtin.file', 'mlflow-3.17.2.txt') }}"
+    environment: {MLFLOW_TRACKING_URI: "http://mlflow.example.com:5000"}
+"""
+
+RETURN = r"""
+user: {description: Login of the person., type: str, returned: success}
+home: {description: Home folder of the user., type: str, returned: success}
+path: {description: Path of the virtualenv., type: str, returned: success}
+directory: {description: Path of the other folder., type: str, returned: success}
+packages:
+  description: Debian packages that are missing for it.
+  type: list
+  elements: str
+  returned: success
+plan:
+  description: What was done, or in check mode would be.
+  type: list
+  elements: str
+  returned: success
+  sample: [make the virtualenv, install mlflow 3.17.2, set the environment]
+"""
+
+PYTHON = "/usr/bin/python3"
+# The lists of requirements hold for these.
+OLDEST, NEWEST = (3, 11), (3, 14)
+CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
+# Seconds after which a run that is at work in the virtualenv is not waited for any longer.
+LOCK_SECONDS = 900
+# Ours in the virtualenv: how far we are, and room for temporary files.
+OURS = ".mlflow_client"
+# Read by every Python that starts from the virtualenv: site.py runs its lines.
+SETTINGS = "mlflow_client.pth"
+
+
+class Refused(Exception):
+    """What is wanted cannot be had, in words for the operator."""
+
+
+def dotted(version: tuple) -> str:
+    return ".".join(map(str, version))
+
+
+def redact(text: str) -> str:
+    """Return a text without the names and passwords in its URLs."""
+    return re.sub(r"://[^/\s@'\"]+@", "://****@", text)
+
+
+def settings_text(environment: dict) -> str:
+    """Return the line that sets these variables where they are not set already."""
+    words = [f"os.environ.setdefault({ascii(k)}, {ascii(str(v))})" for k, v in environment.items()]
+    return "; ".join(["import os", *words]) + "\n"
+
+
+def pins(requirements: str) -> str:
+    """Return a list of requirements without its hashes, as constraints for further packages."""
+    return "".join(f"{line}\n" for line in re.findall(r"^[^\s#-][^\\\n]*", requirements, re.M))
+
+
+def locked_version(requirements: str) -> str:
+    found = re.search(r"^mlflow==([\w.]+)\s", requirements, re.M)
+    if not found:
+        raise Refused(
+            "Wanted requirements that name mlflow with its version; found none such in "
+            "mlflow_client_requirements; point it to a list of `make lock`."
+        )
+    return found[1]
+
+
+class Virtualenv:
+    """The virtualenv as its user sees it; runs as that user.
+
+    Args:
+        params: The module's parameters, `path` and `directory` absolute.
+        account: The user's name, `pw_name`, and home, `pw_dir`.
+        python: The interpreter.
+    """
+
+    def __init__(self, params: dict, account, python: str = PYTHON):
+        self.params, self.account, self.python = params, account, python
+        self.path = Path(params["path"])
+        self.state_file = self.path / OURS / "state.json"
+        self.keep_open = ()
+        self.version = locked_version(params["requirements"])
+        self.digest = hashlib.sha256(params["requirements"].encode()).hexdigest()
+        self.check_home()
+        self.packages = []
+        self.python_version = self.find_python()
+        self.site = self.path / f"lib/python{self.python_version}/site-packages"
+
+    # What is found.
+
+    def check_home(self):
+        home = Path(self.account.pw_dir)
+        if not (home.is_dir() and os.access(home, os.W_OK | os.X_OK)):
+            raise Refused(
+                f"Wanted a home of {self.account.pw_name} that is theirs to write to; found none "
+                f"such at {home}; make it (`mkhomedir_helper {self.account.pw_name}`), or choose "
+                "another mlflow_client_user."
+            )
+
+    def find_python(self) -> str:
+        """Return the version of the interpreter, and note the Debian packages that are missing."""
+        code = (
+            "import importlib.util as u, sys; "
+            "print(*sys.version_info[:2], int(bool(u.find_spec('ensurepip'))))"
+        )
+        try:
+            said = subprocess.run(
+                [self.python, "-I", "-S", "-c", code], capture_output=True, text=True
+            ).stdout.split()
+            *version, complete = map(int, said)
+        except (OSError, ValueError):
+            version, complete = [], 0
+        if not OLDEST <= tuple(version) <= NEWEST:
+            raise Refused(
+                f"Wanted Python {dotted(OLDEST)} to {dotted(NEWEST)} as {self.python}; found "
+                f"{dotted(tuple(version)) or 'none that runs'}; upgrade the machine to Debian 12, "
+                "Ubuntu 24.04 or newer, or take it out of the inventory."
+            )
+        self.packages += ["python3-venv"] * (not complete)
+        self.packages += ["ca-certificates"] * (not os.path.exists(CA_BUNDLE))
+        return dotted(tuple(version))
+
+    def state(self) -> dict:
+        """Return how far we are; raise Refused if the folder is not ours."""
+        if (self.path / OURS).is_dir():
+            with contextlib.suppress(OSError, ValueError):
+                return json.loads(self.state_file.read_text())
+            return {}
+        if self.path.exists() and not (self.path.is_dir() and not os.listdir(self.path)):
+            raise Refused(
+                f"Wanted {self.path} to be empty, or made by this role; found it to be "
+                "something else; choose another mlflow_client_virtualenv, or move it away."
+            )
+        return {}
+
+    def is_whole(self) -> bool:
+        """Tell whether Python and pip are there; what its user has deleted is made again."""
+        return (self.path / "bin/python").exists() and (self.site / "pip/__main__.py").exists()
+
+    def plan(self) -> list[str]:
+        """Return in words what there is to do."""
+        state, plan = self.state(), []
+        if state.get("python") != self.python_version or not self.is_whole():
+            state = {}
+            plan.append("make the virtualenv")
+        has_mlflow = any(self.site.glob("mlflow-*.dist-info/INSTALLER"))
+        if state.get("requirements") != self.digest or not has_mlflow:
+            state = {}
+            plan.append(f"install mlflow {self.version}")
+        if state.get("packages", []) != self.params["packages"]:
+            plan.append(f"install {', '.join(self.params['packages']) or 'nothing further'}")
+        wanted = settings_text(self.params["environment"])
+        if self.params["environment"] and self.settings() != wanted:
+            plan.append("set the environment")
+        if self.params["directory"] and not Path(self.params["directory"]).is_dir():
+            plan.append(f"make {self.params['directory']}")
+        return plan
+
+    def settings(self) -> str:
+        with contextlib.suppress(OSError):
+            return (self.site / SETTINGS).read_text()
+        return ""
+
+    # What is done.
+
+    def apply(self) -> list[str]:
+        """Do what `plan` tells, and return it."""
+        if not self.plan():
+            return []
+        if self.packages:
+            raise Refused(
+                f"Wanted the Debian packages {' and '.join(self.packages)}; found them missing; "
+                f"run `apt-get install {' '.join(self.packages)}`."
+            )
+        os.umask(0o022)
+        (self.path / OURS).mkdir(parents=True, exist_ok=True)
+        with self.locked():
+            # Another run may have done it meanwhile.
+            plan, state = self.plan(), self.state()
+            if "make the virtualenv" in plan:
+                state = self.make(state)
+            if f"install mlflow {self.version}" in plan:
+                exact = ["--no-deps", "--require-hashes", "--only-binary=:all:"]
+                self.note(state, requirements="", packages=[])
+                self.install(exact, requirement=self.params["requirements"])
+                self.note(state, requirements=self.digest)
+            if state.get("packages", []) != self.params["packages"]:
+                if self.params["packages"]:
+                    wanted = "".join(f"{package}\n" for package in self.params["packages"])
+                    constraint = pins(self.params["requirements"])
+                    self.install([], requirement=wanted, constraint=constraint)
+                self.note(state, packages=self.params["packages"])
+            if "set the environment" in plan:
+                self.put(self.site / SETTINGS, settings_text(self.params["environment"]))
+            if self.params["directory"]:
+                Path(self.params["directory"]).mkdir(parents=True, exist_ok=True)
+        return plan
+
+    @contextlib.contextmanager
+    def locked(self):
+        """Hold our lock. What a killed run started still holds it, till it ends."""
+        folder = os.open(self.path / OURS, os.O_RDONLY)
+        self.keep_open = (folder,)
+        deadline = time.monotonic() + LOCK_SECONDS
+        try:
+            while True:
+                try:
+                    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise Refused(
+                            f"Wanted {self.path} for ourselves; found another run at work in it "
+                            f"for {LOCK_SECONDS} s; wait for it, or end it."
+                        ) from None
+                time.sleep(0.1)
+            yield
+        finally:
+            os.close(folder)
+
+    def make(self, state: dict) -> dict:
+        """Make the virtualenv itself, and return how far we are then."""
+        if state == {"making": True}:
+            # What a killed run has left, and nobody has used yet.
+            for entry in self.path.iterdir():
+                if entry.is_symlink() or entry.is_file():
+                    entry.unlink()
+                elif entry.name != OURS:
+                    shutil.rmtree(entry)
+        if not state:
+            self.note(state, making=True)
+        self.must("a virtualenv", [self.python, "-I", "-m", "venv", self.path])
+        state = {}
+        self.note(state, python=self.python_version)
+        return state
+
+    def note(self, state: dict, **further):
+        """Write down how far we are."""
+        state |= further
+        self.put(self.state_file, json.dumps(state))
+
+    @staticmethod
+    def put(file: Path, text: str):
+        """Write a file, at once or not at all."""
+        new = file.with_name(f".{file.name}.new")
+        new.write_text(text)
+        new.replace(file)
+
+    def install(self, options: list, **lists: str):
+        """Let pip install what the lists name, from where pip is set to on this machine."""
+        # pip writes INSTALLER after all else: a package without it is one that a killed run left.
+        for half in self.site.glob("*.dist-info"):
+            if not (half / "INSTALLER").exists():
+                shutil.rmtree(half)
+        # /tmp may be small, or in memory.
+        work = self.path / OURS / "tmp"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        for name, text in lists.items():
+            (work / f"{name}.txt").write_text(text)
+            options = [*options, f"--{name}", work / f"{name}.txt"]
+        env = {
+            **{"TMPDIR": str(work), "PIP_NO_CACHE_DIR": "1", "PIP_NO_INPUT": "1"},
+            "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+            **{"PIP_USER": "0", "REQUESTS_CA_BUNDLE": CA_BUNDLE},
+        }
+        # Compiled when first imported, which costs its user some seconds once.
+        command = [self.path / "bin/python", "-I", "-m", "pip", "install", "--no-compile"]
+        try:
+            self.must("pip to install the packages", [*command, *options], env)
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+    def must(self, wanted: str, command: list, env: dict | None = None):
+        """Run a command; raise Refused if it fails."""
+        done = subprocess.run(
+            [str(word) for word in command],
+            env={**os.environ, **(env or {})},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            pass_fds=self.keep_open,
+        )
+        if done.returncode:
+            last = "\n".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-6:])
+            raise Refused(
+                f"Wanted {wanted} in {self.path}; found an error; mend what it says (index and "
+                "proxy are those of pip on that machine, /etc/pip.conf), then run again. The last "
+                f"lines:\n{redact(last)}"
+            )
+
+
+def find_account(user: str):
+    """Return the account of a user; raise Refused if there is none."""
+    try:
+        return pwd.getpwnam(user)
+    except KeyError:
+        raise Refused(
+            f"Wanted mlflow_client_user to be a login on this machine; found no user {user}; "
+            "create it, or correct the name."
+        ) from None
+
+
+def check_system(text: str):
+    """Refuse a system without Debian's packages, by its os-release."""
+    found = dict(re.findall(r"^(\w+)=\"?(.*?)\"?$", text, re.M))
+    if "debian" not in f"{found.get('ID')} {found.get('ID_LIKE')}".split():
+        raise Refused(
+            "Wanted a system of Debian's family; found "
+            f"{found.get('PRETTY_NAME', 'no /etc/os-release')}; take this machine out of the "
+            "inventory, or install Debian 12 or newer on it."
+        )
+
+
+def absolute(path: str, home: str) -> str:
+    """Return a path with the user's home for a leading `~`."""
+    return os.path.normpath(re.sub(r"^~(?=/|$)", lambda _: home, path)) if path else ""
+
+
+def as_user(account, work) -> dict:
+    """Return what `work` returns when it runs in a child process that is that user's.
+
+    What the user can write to is nothing that root may follow: a link there can point anywhere.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(reading)
+            if os.geteuid() == 0:
+                os.initgroups(account.pw_name, account.pw_gid)
+                os.setgid(account.pw_gid)
+                os.setuid(account.pw_uid)
+            kept = {k: v for k, v in os.environ.items() if k.lower().endswith("_proxy")}
+            os.environ.clear()
+            os.environ.update(kept, HOME=account.pw_dir, USER=account.pw_name, LANG="C.UTF-8")
+            os.environ.update(LOGNAME=account.pw_name, PATH="/usr/local/bin:/usr/bin:/bin")
+            os.chdir("/")
+            try:
+                result = work()
+            except Refused as refusal:
+                result = {"refused": str(refusal)}
+            except OSError as error:
+                result = {
+                    "refused": f"Wanted to make the virtualenv as {account.pw_name}; found "
+                    f"{error}; mend that and run again."
+                }
+            except Exception:
+                result = {"refused": traceback.format_exc()}
+            with os.fdopen(writing, "w") as stream:
+                json.dump(result, stream)
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as stream:
+        said = stream.read()
+    os.waitpid(child, 0)
+    if not said:
+        raise Refused("Wanted an answer; found that the process was killed; run again.")
+    result = json.loads(said)
+    if "refused" in result:
+        raise Refused(result["refused"])
+    return result
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "user": {"type": "str", "required": True},
+            "path": {"type": "str", "required": True},
+            # Not a secret, but its hundreds of lines do not belong in the host's journal.
+            "requirements": {"type": "str", "required": True, "no_log": True},
+            "packages": {"type": "list", "elements": "str", "default": []},
+            "environment": {"type": "dict", "default": {}},
+            "directory": {"type": "str", "default": ""},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    if os.geteuid() != 0:
+        module.fail_json(msg=f"Wanted root; found uid {os.geteuid()}; set `become: true`.")
+    try:
+        release = Path("/etc/os-release")
+        check_system(release.read_text() if release.exists() else "")
+        account = find_account(params["user"])
+        params |= {name: absolute(params[name], account.pw_dir) for name in ("path", "directory")}
+
+        def work():
+            virtualenv = Virtualenv(params, account)
+            plan = virtualenv.plan() if module.check_mode else virtualenv.apply()
+            return {"packages": virtualenv.packages, "plan": plan}
+
+        result = as_user(account, work)
+    except Refused as refusal:
+        module.fail_json(msg=str(refusal))
+    module.exit_json(
+        changed=bool(result["plan"]),
+        user=params["user"],
+        home=account.pw_dir,
+        path=params["path"],
+        directory=params["directory"],
+        **result,
+    )
+
+
+if __name__ == "__main__":
+    main()
