@@ -1,0 +1,96 @@
+"""Bob's machine, without a server: the tutorial's first scenario."""
+
+import json
+import time
+
+import pytest
+from api import call, request
+from control import ROOT
+
+group = "alone"
+
+
+def test_all_is_logged_to_one_folder_and_shown_by_one_command(control, host):
+    """From whichever folder a script is started, and `mlflow ui` needs to be told nothing."""
+    control.podman("cp", str(ROOT / "demo/client.py"), f"{control.name}:/tmp/client.py")
+    work = "mkdir -p ~/work && cd ~/work && ~/mlflow/bin/python /tmp/client.py"
+    said = host.check_output("su - bob -c %s", work)
+    assert said.count("ok  ") == 8, said
+    assert host.check_output("ls -A /home/bob/work") == ""
+    assert host.check_output("find /home/bob/mlruns/artifacts -name weights.bin -size +4M") != ""
+
+    host.check_output("systemd-run --unit=ui su - bob -c '~/mlflow/bin/mlflow ui'")
+    try:
+        until = time.monotonic() + 90
+        while request(host, "/health")[0] != 200 and time.monotonic() < until:
+            time.sleep(0.5)
+        found = call(host, "experiments/search", max_results=10, filter="name LIKE 'demo-%'")
+        ids = [each["experiment_id"] for each in found["experiments"]]
+        found = call(host, "runs/search", experiment_ids=ids)["runs"]
+        (run,) = [run["info"]["run_id"] for run in found if run["info"]["run_name"] == "first"]
+        path = f"/api/2.0/mlflow/artifacts/list?run_id={run}&path=files"
+        (file,) = json.loads(request(host, path)[1])["files"]
+        assert file["path"] == "files/weights.bin"
+        listening = host.check_output("ss --no-header --listening --tcp --numeric")
+        assert [row.split()[3] for row in listening.splitlines()] == ["127.0.0.1:5000"]
+    finally:
+        host.check_output("systemctl stop ui")
+
+
+@pytest.mark.parametrize(
+    ("variables", "phrases"),
+    [
+        pytest.param(
+            {"mlflow_client_user": "nobody-here"},
+            ["Wanted mlflow_client_user to be a login", "found no user nobody-here"],
+            id="a user that there is none of",
+        ),
+        pytest.param(
+            {"mlflow_client_virtualenv": "/home/bob/work"},
+            ["Wanted /home/bob/work to be empty, or made by this role", "choose another"],
+            id="a folder with something else in it",
+        ),
+        pytest.param(
+            {"mlflow_client_tracking_uri": "http://bob:canary@client-server:5000"},
+            ["without name and password", "found http://****@client-server:5000"],
+            id="a password where others read it",
+        ),
+        pytest.param(
+            {"mlflow_client_environment": {"AWS_SECRET_ACCESS_KEY": "canary"}},
+            ["Wanted no secrets in mlflow_client_environment", "AWS_SECRET_ACCESS_KEY"],
+            id="a secret where others read it",
+        ),
+        pytest.param(
+            {"mlflow_client_tracking_url": "http://client-server:5000"},
+            ["Wanted variables that the role mlflow_client knows", "mlflow_client_tracking_url"],
+            id="a variable with a slip of the pen",
+        ),
+        pytest.param(
+            {"mlflow_venv_version": "9.9.9"},
+            ["make lock MLFLOW_VERSION=9.9.9"],
+            id="a version of MLflow that does not exist",
+        ),
+        pytest.param(
+            {"mlflow_client_packages": ["idna==3.10"]},
+            ["Wanted pip to install the packages", "idna==3.10"],
+            id="a package that MLflow cannot live with",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused(control, host, variables, phrases):
+    """The operator reads what was wanted, what was found and what to do; bob goes on as before."""
+    host.check_output("su - bob -c 'mkdir -p ~/work && touch ~/work/train.py'")
+    files = "-type f -not -name '*.pyc' -not -path '*/.mlflow_client/*'"
+    find = f"find /home/bob /etc {files} -printf '%p %M %u %s %T@\\n' | sort"
+    before = host.check_output(find)
+    said = control.refuse(**variables)
+    assert [phrase for phrase in phrases if phrase not in said] == [], said
+    assert "canary" not in said
+    assert host.check_output(find) == before
+
+
+def test_a_link_of_the_users_leads_root_nowhere(control, host):
+    """Whoever owns a folder can make a link of it: root would write to where it points."""
+    host.check_output("su - bob -c 'ln -sfn /etc ~/trap'")
+    assert "Permission denied" in control.refuse(mlflow_client_virtualenv="~/trap/mlflow")
+    assert not host.file("/etc/mlflow").exists
