@@ -9,7 +9,7 @@ PORT = 5005
 
 # As the tutorial's reader types it, but for the scheme, with which MLflow 3.17 does not start.
 BY_HAND = """
-export AWS_ACCESS_KEY_ID=AKIATUTORIAL AWS_SECRET_ACCESS_KEY=canary/s3+secret=
+export AWS_ACCESS_KEY_ID=AKIABYHAND AWS_SECRET_ACCESS_KEY=byhand
 export AWS_ENDPOINT_URL=https://tutorial-s3:9000 AWS_CA_BUNDLE=/etc/mlflow/wanted/aws_ca_bundle
 export AWS_REQUEST_CHECKSUM_CALCULATION=when_required
 cd /root
