@@ -91,7 +91,7 @@ def test_a_refused_login_says_what_to_do(monkeypatch, said, what_to_do):
     [
         ("AccessDenied", "PutObject", "add s3:PutObject for s3://a/b"),
         ("AccessDenied", "ListObjectsV2", "add s3:ListBucket for s3://a/b"),
-        ("AccessDenied", "HeadObject", "add s3:GetObject for s3://a/b"),
+        ("403", "HeadObject", "add s3:GetObject for s3://a/b"),
         ("NoSuchBucket", "PutObject", "create the bucket"),
         ("ExpiredToken", "PutObject", "a key that is valid"),
         ("SignatureDoesNotMatch", "PutObject", "a key that is valid"),

@@ -236,7 +236,9 @@ def refused_store(error: Exception, uri: str, step: str) -> Refusal:
         found = f"{operation} was answered with {code}: {cause.response['Error'].get('Message')}"
         action = S3_ACTIONS.get(operation, f"s3:{operation}")
         allow = f"add {action} for {uri} to the policy of the user or role"
-        what_to_do = remedy(STORE_REMEDIES, code, allow if "Denied" in code else "mend that")
+        # The answer to HeadObject has no body, so no code but that of HTTP.
+        is_denied = re.search("AccessDenied|403|Forbidden", code)
+        what_to_do = remedy(STORE_REMEDIES, code, allow if is_denied else "mend that")
     elif type(error).__name__ in ("NoCredentialsError", "CredentialRetrievalError"):
         what_to_do = "give the service a key, or attach a profile to the instance"
     return Refusal(
