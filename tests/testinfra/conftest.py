@@ -4,6 +4,7 @@ Molecule says where the inventory is. Each test runs on every host of the group 
 group or host that its module names: `group = "database"`.
 """
 
+import functools
 import os
 
 import pytest
@@ -11,15 +12,34 @@ import testinfra
 from control import Control
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-JOURNAL = "journalctl --no-pager --lines 80 --unit 'mlflow*' --unit nginx"
+JOURNAL = (
+    "journalctl --no-pager --lines 80 --unit 'mlflow*' --unit nginx --unit 'postgresql*'; "
+    "tail --quiet --lines 40 /var/log/postgresql/*.log 2>/dev/null"
+)
+
+
+@functools.cache
+def hosts_of(group):
+    inventory = os.path.dirname(os.environ["MOLECULE_INVENTORY_FILE"])
+    return AnsibleRunner(inventory).get_hosts(group)
+
+
+def hosts_for(module):
+    return hosts_of(getattr(module, "group", "mlflow"))
 
 
 def pytest_generate_tests(metafunc):
     if "host" in metafunc.fixturenames:
-        inventory = os.path.dirname(os.environ["MOLECULE_INVENTORY_FILE"])
-        group = getattr(metafunc.module, "group", "mlflow")
-        names = AnsibleRunner(inventory).get_hosts(group)
+        names = hosts_for(metafunc.module)
         metafunc.parametrize("host", names, indirect=True, scope="session")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out the tests of a group of which the scenario has no host."""
+    absent = [i for i in items if "host" in i.fixturenames and not hosts_for(i.module)]
+    if absent:
+        config.hook.pytest_deselected(items=absent)
+        items[:] = [item for item in items if item not in absent]
 
 
 @pytest.fixture(scope="session")

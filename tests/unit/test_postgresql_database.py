@@ -1,109 +1,392 @@
-"""Refusals of the database module, on an imagined server; molecule/tutorial has a real one."""
+"""What is made, what is left alone and what is refused, without a server."""
 
+import contextlib
+import re
+
+import postgresql_database
+import psycopg2
 import pytest
-from postgresql_database import Database, Refusal, refused_login
+from postgresql_database import Database, Refused, WrongPassword, check_names, check_roles, remedy
 
-GIVEN = {
-    "name": "lab",
-    "owner": "lab_owner",
-    "group": "lab_readwrite",
-    "logins": ["lab_a"],
-    "passwords": {"lab_owner": "one", "lab_a": "two"},
-    "admin_host": "db",
-    "admin_user": "postgres",
-    "admin_password": "three",
-    "admin_database": "postgres",
-    "port": 5432,
-    "sslmode": "require",
-}
+OWNER, GROUP, LOGINS = "mlflow_owner", "mlflow_readwrite", ["mlflow_a", "mlflow_b"]
+ALL_RIGHTS = {"r": ("SELECT", "INSERT", "UPDATE", "DELETE"), "S": ("USAGE", "SELECT")}
 
 
-class Server:
-    """Answers each query by the first phrase that is found in it, and notes every statement."""
+def options(**more):
+    given = {
+        "name": "mlflow",
+        "owner": OWNER,
+        "group": GROUP,
+        "logins": LOGINS,
+        "passwords": {OWNER: "canary-o", "mlflow_a": "canary-a", "mlflow_b": "canary-b"},
+        "admin_host": "",
+        "admin_port": 5432,
+        "admin_user": "postgres",
+        "admin_password": "canary-admin",
+        "admin_database": "postgres",
+        "sslmode": "require",
+        "ca": "",
+        "python": "",
+    }
+    return given | more
 
-    server_version = 150000
 
-    def __init__(self, **answers):
-        self.answers = answers
+def role(login=True, mighty=False, owns=False, member_of=()):
+    return {"login": login, "mighty": mighty, "owns": owns, "member_of": list(member_of)}
+
+
+def ours():
+    """Return the roles as an earlier run left them."""
+    logins = {name: role(member_of=[GROUP]) for name in LOGINS}
+    return {OWNER: role(owns=True), GROUP: role(login=False), **logins}
+
+
+class FakeServer:
+    """Answers the module's questions, and keeps the statements that change something."""
+
+    def __init__(self, monkeypatch):
+        self.roles, self.owned_by, self.version = {}, None, 170000
+        self.passwords = {}
+        self.admin = (True, True, True)
+        self.may_become_owner = False
+        self.database_rights = {("", "CONNECT"), ("", "TEMPORARY")}
+        self.schema = ("pg_database_owner", True, True, True, False)
+        self.lacking = {"r": [], "S": []}
+        self.defaults = {"r": (), "S": ()}
         self.statements = []
+        self.in_use = False
+        self.info = type("Info", (), {"used_password": True})()
+        monkeypatch.setattr(postgresql_database, "acting_as", contextlib.nullcontext)
+        monkeypatch.setattr(postgresql_database.psycopg2, "connect", self.connect)
+        monkeypatch.setattr(
+            postgresql_database.extensions,
+            "encrypt_password",
+            lambda password, user, scope, algorithm: f"SCRAM-SHA-256 of {user}",
+        )
+
+    def make_ours(self):
+        self.roles, self.owned_by = ours(), OWNER
+        self.passwords = dict(options()["passwords"])
+        self.database_rights = {(GROUP, "CONNECT")}
+        self.defaults = ALL_RIGHTS
+
+    def connect(self, user, dbname, password=None, **more):
+        """Stand in for psycopg2.connect()."""
+        if user in LOGINS or user == OWNER:
+            if self.passwords.get(user) != password:
+                raise psycopg2.OperationalError(f'password authentication failed for "{user}"')
+            if not self.owned_by:
+                raise psycopg2.OperationalError(f'database "{dbname}" does not exist')
+        return FakeConnection(self, user)
+
+    def answer(self, query, given):
+        """Return the rows with which a question is answered, or note a change."""
+        if query == postgresql_database.ADMIN:
+            return [self.admin]
+        if query == postgresql_database.ROLES:
+            columns = ("login", "mighty", "owns", "member_of")
+            return [(n, *(r[c] for c in columns)) for n, r in self.roles.items() if n in given[0]]
+        if query == postgresql_database.DATABASE:
+            return [(self.owned_by,)] if self.owned_by else []
+        if query == postgresql_database.DATABASE_RIGHTS:
+            return self.database_rights
+        if query == postgresql_database.IN_USE:
+            return [(self.in_use,)]
+        if query == postgresql_database.SCHEMA_RIGHTS:
+            return [self.schema]
+        if query == postgresql_database.LACKING:
+            return [(name,) for name in self.lacking["S" if given["kinds"] == ["S"] else "r"]]
+        if query == postgresql_database.DEFAULT_RIGHTS:
+            return [(right,) for right in self.defaults[given["kind"]]]
+        text = str(query)
+        if "listen_addresses" in text:
+            return [("*",)]
+        if text.startswith("SELECT pg_has_role"):
+            return [(self.may_become_owner,)]
+        if text.startswith(("SELECT pg_advisory_lock", "SET lock_timeout")):
+            return []
+        words = re.findall(r"(?:SQL|Literal)\((['\"])(.*?)\1\)|Identifier\((.*?)\)", text)
+        return self.change(" ".join(text or name for _, text, name in words).replace("'", ""))
+
+    def change(self, text):
+        self.statements.append(" ".join(text.split()))
+        for name in re.findall(r"SCRAM-SHA-256 of (\w+)", text):
+            self.passwords[name] = options()["passwords"][name]
+        if text.startswith("CREATE DATABASE"):
+            self.owned_by = OWNER
+        return []
+
+    def run(self, check=False, **more):
+        """Run the module, as Ansible would; return what it says it did."""
+        self.statements = []
+        database = Database(options(**more), check)
+        database.run()
+        assert bool(self.statements) == bool(database.plan) or check
+        return database
+
+
+class FakeConnection:
+    def __init__(self, server, user):
+        self.server, self.user, self.info = server, user, server.info
+        self.server_version, self.autocommit, self.rows = server.version, True, []
 
     def cursor(self):
         return self
 
+    def execute(self, query, given=None):
+        self.rows = list(self.server.answer(query, given))
+
+    def fetchone(self):
+        return self.rows[0] if self.rows else None
+
+    def __iter__(self):
+        return iter(self.rows)
+
     def close(self):
         pass
 
-    def execute(self, query, values=()):
-        self.statements.append(query)
-        found = [rows for phrase, rows in self.answers.items() if phrase in str(query)]
-        self.rows = found[0] if found else []
-
-    def fetchall(self):
-        return self.rows
+    commit = rollback = close
 
 
-def ensure(server, check=False):
-    database = Database(GIVEN, check)
-    database.connect = lambda *_: server
-    database.ensure()
-    return database
+@pytest.fixture
+def server(monkeypatch):
+    return FakeServer(monkeypatch)
 
 
-def test_an_old_server_is_refused():
-    """In PostgreSQL 14 a login could make tables, whatever we grant."""
-    server = Server()
-    server.server_version = 140009
-    with pytest.raises(Refusal, match="Wanted PostgreSQL 15 or newer; found 14"):
-        ensure(server)
+def test_an_empty_server_gets_all_of_it(server):
+    """Roles first and together: a killed run leaves all of them or none."""
+    plan = server.run().plan
+    assert plan[:4] == [f"role {name}" for name in (OWNER, GROUP, *LOGINS)]
+    assert f"CREATE ROLE {GROUP} NOLOGIN" in server.statements
+    assert f"GRANT {GROUP} TO mlflow_a" in server.statements
+    made = next(s for s in server.statements if s.startswith("CREATE DATABASE"))
+    assert f"OWNER {OWNER}" in made and "ENCODING UTF8" in made
+    assert any(s.startswith("REVOKE CONNECT, TEMPORARY") for s in server.statements)
+    assert not any("GRANT mlflow_owner" in s for s in server.statements), "for a superuser"
+    assert "canary" not in str(server.statements)
+
+
+def test_a_second_run_changes_nothing(server):
+    server.make_ours()
+    assert server.run().plan == [] and server.statements == []
+
+
+def test_check_mode_says_it_and_does_nothing(server):
+    """Also where there is no database yet in which it could look."""
+    plan = server.run(check=True).plan
+    assert "database mlflow" in plan and "rights in the database" in plan
     assert server.statements == []
+    server.make_ours()
+    server.lacking["r"] = ["runs"]
+    assert server.run(check=True).plan == ["1 tables"] and server.statements == []
 
 
-def test_a_mighty_role_is_never_made_a_login():
-    """Its password would be reset to one that stands in the vault of a tracking server."""
-    server = Server(rolcanlogin=[("lab_a", True, True)])
-    with pytest.raises(Refusal, match="found that lab_a has them; choose other names"):
-        ensure(server)
-
-
-def test_an_administrator_who_owns_the_database_keeps_his_password(monkeypatch):
-    """The tutorial's tables are the master user's; a slip in the vault must not lock him out."""
-    server = Server(rolcanlogin=[("lab_owner", True, True)], pg_database=[("lab_owner",)])
-    monkeypatch.setattr(Database, "login", lambda *_: None)
-    monkeypatch.setattr(Database, "verifier", lambda *_: "SCRAM-SHA-256$…")
-    with pytest.raises(Refusal, match="an administrator's, which is not set here"):
-        ensure(server)
-    assert not [s for s in server.statements if "ALTER ROLE" in str(s)]
-
-
-def test_a_database_of_another_owner_is_left_alone():
-    server = Server(pg_get_userbyid=[("somebody",)])
-    with pytest.raises(Refusal, match="Wanted lab_owner as the owner of the database lab"):
-        ensure(server)
-
-
-def test_check_mode_makes_nothing_on_an_empty_server(monkeypatch):
-    """And says what it would make."""
-    monkeypatch.setattr(Database, "verifier", lambda *_: "SCRAM-SHA-256$…")
-    server = Server()
-    database = ensure(server, check=True)
-    assert database.changes == [
-        "make the group lab_readwrite",
-        "make the role lab_owner",
-        "make the role lab_a",
-        "make the database lab",
-    ]
-    assert [s for s in server.statements if not s.startswith("SELECT")] == []
+@pytest.mark.parametrize(("version", "option"), [(150000, ""), (170000, " WITH INHERIT FALSE")])
+def test_an_administrator_like_that_of_rds_joins_the_owner_first(server, version, option):
+    """Without it CREATE DATABASE ... OWNER is denied; from 16 on ADMIN alone is not enough."""
+    server.admin, server.version = (False, True, True), version
+    server.run()
+    at = server.statements.index(f"GRANT {OWNER} TO CURRENT_USER{option}")
+    assert server.statements[at + 1].startswith("CREATE DATABASE")
 
 
 @pytest.mark.parametrize(
-    ("said", "remedy"),
+    ("rights", "lacks"), [((False, False, True), "CREATEROLE"), ((False, True, False), "CREATEDB")]
+)
+def test_an_administrator_without_a_right_is_told_which(server, rights, lacks):
+    """But one that has nothing to make needs none."""
+    server.admin = rights
+    with pytest.raises(Refused, match=f"found that postgres lacks {lacks}; run ALTER ROLE"):
+        server.run()
+    server.make_ours()
+    assert server.run().plan == []
+
+
+def test_another_password_is_set_and_tried(server):
+    server.make_ours()
+    server.passwords["mlflow_a"] = "former"
+    assert server.run().plan == ["password of mlflow_a"]
+    assert server.statements == ["ALTER ROLE mlflow_a PASSWORD SCRAM-SHA-256 of mlflow_a"]
+
+
+def test_a_password_that_does_not_work_after_all_is_an_error(server, monkeypatch):
+    """A role past its VALID UNTIL is refused with every password."""
+    server.make_ours()
+    server.passwords["mlflow_a"] = "former"
+    monkeypatch.setattr(server, "change", lambda text: server.statements.append(text) or [])
+    with pytest.raises(Refused, match="mlflow_a to log in .*VALID UNTIL"):
+        server.run()
+
+
+def test_a_login_at_rest_is_left_alone(server):
+    """Between two rotations one of the two has no LOGIN; to give it back would undo that."""
+    server.make_ours()
+    server.roles["mlflow_b"]["login"] = False
+    server.passwords["mlflow_b"] = "former"
+    database = server.run()
+    assert database.plan == [] and database.resting == ["mlflow_b"]
+
+
+def test_a_server_that_asks_for_no_password_is_refused(server):
+    """With `trust` every password would look right."""
+    server.make_ours()
+    server.info.used_password = False
+    with pytest.raises(Refused, match="found that it lets it in without one; replace trust"):
+        server.run()
+
+
+def test_only_the_rights_that_lack_are_given(server):
+    server.make_ours()
+    server.lacking = {"r": ["runs", 'odd"name'], "S": ["ids"]}
+    server.defaults = {"r": ("SELECT",), "S": ALL_RIGHTS["S"]}
+    assert server.run().plan == ["2 tables", "tables to come", "1 sequences"]
+
+
+@pytest.mark.parametrize("superuser", [True, False])
+def test_a_schema_from_before_postgresql_15_is_closed_by_its_owner(server, superuser):
+    """Everybody could make tables in it, and its owner is the administrator of then."""
+    server.make_ours()
+    server.schema = ("rdsadmin", False, True, True, True)
+    server.admin = (superuser, True, True)
+    if superuser:
+        assert server.run().plan == ["CREATE of PUBLIC", "CREATE"]
+    else:
+        with pytest.raises(Refused, match="rdsadmin owns it; run ALTER SCHEMA public OWNER TO"):
+            server.run()
+
+
+def test_too_old_a_server_is_refused(server):
+    server.version = 140000
+    with pytest.raises(Refused, match="Wanted PostgreSQL 15 or newer; found 14"):
+        server.run()
+
+
+@pytest.mark.parametrize(
+    ("name", "found", "phrase"),
     [
-        ('FATAL: password authentication failed for user "x"', "the right password"),
-        ("FATAL: no pg_hba.conf entry for host", "let this host's address in"),
-        ("SSL error: certificate verify failed", "mend the CA"),
-        ("server does not support SSL, but SSL was required", "mend the sslmode"),
-        ("Connection refused", "through its firewall"),
+        (OWNER, role(mighty=True), "is an administrator; found that it is another"),
+        (OWNER, role(login=False), "may not log in"),
+        (GROUP, role(), "may log in, or owns things"),
+        (GROUP, role(login=False, owns=True), "may log in, or owns things"),
+        (GROUP, role(login=False, member_of=[OWNER]), f"a member of {OWNER}"),
+        ("mlflow_a", role(mighty=True, member_of=[GROUP]), "superuser"),
+        ("mlflow_a", role(owns=True, member_of=[GROUP]), "owns things"),
+        ("mlflow_a", role(member_of=[GROUP, OWNER]), f"a member of {OWNER}"),
+        ("mlflow_a", role(member_of=["others"]), f"no member of {GROUP}"),
     ],
 )
-def test_a_refused_login_says_what_to_do(said, remedy):
-    assert remedy in str(refused_login("admin", "db", Exception(said)))
+def test_a_role_of_others_is_refused(name, found, phrase):
+    """A name that is taken is a slip, or an application whose password would change."""
+    with pytest.raises(Refused) as refused:
+        check_roles(options(), ours() | {name: found}, OWNER, set())
+    assert phrase in str(refused.value) and name in str(refused.value)
+
+
+def test_an_administrator_may_own_a_database_that_was_made_by_hand():
+    """The tutorial's is the master user's. With his password it is taken over, and never reset."""
+    mighty = ours() | {OWNER: role(mighty=True, owns=True)}
+    check_roles(options(), mighty, OWNER, {OWNER})
+    with pytest.raises(Refused, match="superuser"):
+        check_roles(options(), mighty, None, {OWNER})
+
+
+def test_a_database_that_holds_something_stays_open_to_whom_it_was(server):
+    """Somebody's report may read it as the role that everybody is a member of."""
+    server.make_ours()
+    server.database_rights = {(GROUP, "CONNECT"), ("", "CONNECT")}
+    server.in_use = True
+    server.run()
+    assert not [statement for statement in server.statements if "REVOKE" in statement]
+    server.in_use = False
+    server.run()
+    assert [statement for statement in server.statements if "REVOKE CONNECT" in statement]
+
+
+def test_a_database_of_others_is_refused():
+    with pytest.raises(Refused, match="found that bob owns it; .* REASSIGN OWNED"):
+        check_roles(options(), ours(), "bob", set())
+
+
+def test_an_owner_of_other_things_is_ours_if_its_password_is():
+    """One owner for two databases is a choice; a role whose password we do not know is not ours."""
+    with pytest.raises(Refused, match="owns other things, and has another password"):
+        check_roles(options(), ours(), None, set())
+    check_roles(options(), ours(), None, {OWNER})
+
+
+def test_what_a_killed_run_may_have_left_is_ours():
+    """The roles are there, the database is not."""
+    left = ours() | {OWNER: role()}
+    check_roles(options(), left, None, set())
+
+
+@pytest.mark.parametrize(
+    ("more", "phrase"),
+    [
+        ({"name": "MLflow"}, "found 'MLflow'"),
+        ({"logins": ["a" * 64]}, "at most 63"),
+        ({"owner": "pg_owner"}, "found 'pg_owner'"),
+        ({"owner": GROUP}, "Wanted different roles"),
+        ({"logins": ["postgres"]}, "Wanted different roles"),
+        ({"logins": ["mlflow_a", "mlflow_a"]}, "Wanted different roles"),
+        ({"passwords": {}}, f"a password of your own for {OWNER}; found none"),
+        ({"passwords": {OWNER: "example-change-me"}}, "found that of the example"),
+        ({"admin_host": "db", "sslmode": "verify-full"}, "no postgresql_ca; give it"),
+    ],
+)
+def test_what_the_variables_alone_show_is_refused(more, phrase):
+    """Before anybody is asked."""
+    check_names(options())
+    with pytest.raises(Refused) as refused:
+        check_names(options(**more))
+    assert phrase in str(refused.value) and "canary" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "phrase"),
+    [
+        ('could not translate host name "db" to address', "open the way to it"),
+        ("Connection refused Is the server running", "open the way to it"),
+        ("timeout expired", "security group"),
+        ('FATAL: password authentication failed for user "a"', "postgresql_admin_password"),
+        ("SSL error: certificate verify failed", "postgresql_ca"),
+        ('certificate for "x" does not match host name "y"', "postgresql_ca"),
+        ("server does not support SSL, but SSL was required", "ssl = on"),
+        ('no pg_hba.conf entry for host "1.2.3.4", no encryption', "postgresql_allowed_networks"),
+        ('Peer authentication failed for user "postgres"', "peer"),
+        ("FATAL: sorry, too many clients already", "found: FATAL: sorry, too many clients"),
+    ],
+)
+def test_what_libpq_says_is_told_with_a_remedy(said, phrase):
+    text = remedy(said, "a", "db:5432")
+    assert text.startswith("Wanted ") and "; found: " in text and phrase in text
+
+
+@pytest.mark.parametrize(
+    ("listens", "address"),
+    [("*", "127.0.0.1"), ("localhost", "localhost"), ("::", "::1"), ("10.0.0.5, ::1", "10.0.0.5")],
+)
+def test_the_server_is_tried_where_it_listens(listens, address):
+    assert postgresql_database.contact(listens) == address
+
+
+def test_a_server_without_tcp_is_refused():
+    with pytest.raises(Refused, match="listens on TCP"):
+        postgresql_database.contact("")
+
+
+def test_a_wrong_password_is_told_from_a_closed_door(server, monkeypatch):
+    """The one is mended by setting it, the other is not, and would be reported as changed."""
+    server.make_ours()
+    database = Database(options(), check=False)
+    database.look()
+    server.passwords["mlflow_a"] = "former"
+    with pytest.raises(WrongPassword):
+        database.as_role("mlflow_a")
+
+    def closed(**_):
+        raise psycopg2.OperationalError('no pg_hba.conf entry for host "1.2.3.4"')
+
+    monkeypatch.setattr(postgresql_database.psycopg2, "connect", closed)
+    with pytest.raises(Refused, match="to let mlflow_a in from this host"):
+        database.as_role("mlflow_a")

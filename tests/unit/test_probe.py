@@ -32,7 +32,7 @@ def root(connection, monkeypatch, former="", **settings):
     probe.check_artifact_root(connection)
 
 
-FORMER = '# Ansible managed\nMLFLOW_ARTIFACTS_DESTINATION="s3://a/b"\nPGPASSWORD="it\'s \\"x\\""\n'
+FORMER = '# Ansible managed\nMLFLOW_ARTIFACTS_DESTINATION="s3://a/b"\nPGPASSWORD="it\'s \\"x\\""\nPEM="a\nb=#"\n'
 
 
 def test_the_same_place_is_no_change(database, monkeypatch):

@@ -176,8 +176,8 @@ def check_artifact_root(connection) -> None:
 
 def former_settings() -> dict[str, str]:
     """Return the settings of the slot that serves, as server.env has them."""
-    lines = [line for line in sys.stdin.read().splitlines() if re.match("[A-Z]", line)]
-    return dict(shlex.split(line)[0].split("=", 1) for line in lines)
+    words = shlex.split(sys.stdin.read(), comments=True)  # a value may have several lines
+    return dict(word.split("=", 1) for word in words if "=" in word)
 
 
 def check_database(any_artifact_root: str = "") -> None:

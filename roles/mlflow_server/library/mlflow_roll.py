@@ -131,7 +131,9 @@ class Host:
             for line in (slot / "mlflow.service").read_text().splitlines()
             if line.startswith("Environment=")
         ]
-        with open(former / "server.env" if former else os.devnull) as stdin:
+        settings = former / "server.env" if former else Path(os.devnull)
+        # Who deleted the file by hand has nothing to compare with.
+        with open(settings if settings.exists() else os.devnull) as stdin:
             return subprocess.Popen(
                 [
                     "systemd-run",

@@ -1,69 +1,44 @@
 #!/usr/bin/python
-"""Make one PostgreSQL database with its owner, a group that reads and writes, and its logins."""
+"""Make one database and its roles in a PostgreSQL server, local or RDS, in one round trip."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: postgresql_database
-short_description: A database with its owner, its group and its logins, in one round trip
+short_description: One database with an owner, a group that reads and writes, and its logins
 description:
-  - An administrator makes the roles and the database. The owner then grants the group what it needs
-    on all tables, now and for those that it makes later. The logins are members of the group.
-  - Passwords are sent as SCRAM verifiers, so that no log of the server can have them. Whether one
-    is right already is found out by a login.
-  - What is there and not as wanted (a database of another owner, a login with the rights of an
-    administrator) is refused, not changed.
+  - The owner owns the database and its tables. The group, without a login, may read and write all
+    tables of the owner in the schema public, also those to come. The logins are members of it.
+  - What is there is compared with what is wanted before anything is changed. Whether a password is
+    the wanted one is found by logging in with it. A password is never sent to the server in clear.
+  - Roles and databases of others are refused, never altered. A login that exists without LOGIN
+    rests, and is left alone.
+  - The administrator need not be a superuser. CREATEROLE and CREATEDB suffice.
 options:
-  name:
-    description: Name of the database.
-    type: str
-    required: true
-  owner:
-    description: Role that owns the database and its tables.
-    type: str
-    required: true
-  group:
-    description: Role that has the right to read and write, and cannot log in.
-    type: str
-    required: true
-  logins:
-    description: Roles that log in and are members of the group.
-    type: list
-    elements: str
-    default: []
+  name: {description: Name of the database., type: str, required: true}
+  owner: {description: Role that owns it., type: str, required: true}
+  group: {description: Role that reads and writes., type: str, required: true}
+  logins: {description: Roles that log in., type: list, elements: str, default: []}
   passwords:
-    description: Password of the owner and of each login, by its name.
+    description:
+      - Password of the owner and of each login, by its name. Never shown, and kept out of the
+        host's journal, where Ansible notes the other options as they are.
     type: dict
     required: true
   admin_host:
-    description: Server; the one on this host, as its system user C(postgres), if empty.
+    description: Host of the server. Empty is this host's unix socket, as the system's user.
     type: str
     default: ''
-  admin_user:
-    description: Administrator. He needs no more than CREATEDB and CREATEROLE.
-    type: str
-    default: postgres
-  admin_password:
-    description: His password.
-    type: str
-    default: ''
-  admin_database:
-    description: Database that he logs in to.
-    type: str
-    default: postgres
-  port:
-    description: TCP port of the server.
-    type: int
-    default: 5432
-  sslmode:
-    description: What TLS is asked for, in libpq's words.
-    type: str
-    default: require
-  ca:
-    description: Text of the certificates that the server's is checked against.
+  admin_port: {description: Port of the server., type: int, default: 5432}
+  admin_user: {description: Role that makes roles and databases., type: str, default: postgres}
+  admin_password: {description: Its password., type: str, default: ''}
+  admin_database: {description: Database that it connects to., type: str, default: postgres}
+  sslmode: {description: libpq's sslmode for that host., type: str, default: require}
+  ca: {description: Authorities that may sign for it in PEM., type: str, default: ''}
+  python:
+    description: A Python that can import psycopg2, if the one that runs the module cannot.
     type: str
     default: ''
-requirements: [psycopg2 2.8]
 author: mlflow-ansible
 """
 
@@ -74,370 +49,625 @@ EXAMPLES = r"""
     owner: mlflow_owner
     group: mlflow_readwrite
     logins: [mlflow_a, mlflow_b]
-    passwords: {mlflow_owner: one, mlflow_a: two, mlflow_b: three}
+    passwords: "{{ vault_passwords }}"
 """
 
 RETURN = r"""
-changes: {description: "What was done, a phrase each.", type: list, returned: always}
+plan: {description: What is (to be) done., type: list, elements: str, returned: success}
+resting: {description: Logins that exist without LOGIN., type: list, returned: success}
 """
 
 import contextlib
 import os
 import pwd
-import tempfile
+import re
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.common.respawn import has_respawned, respawn_module
 
 try:
     import psycopg2
-    from psycopg2 import sql
-    from psycopg2.extensions import encrypt_password
+    from psycopg2 import extensions, sql
 except ImportError:
     psycopg2 = None
 
+OLDEST = 150000
+# Where Debian's server has it; other builds of libpq look elsewhere.
+SOCKETS = "/var/run/postgresql"
+# Any number that nobody else uses: two hosts may make the same database at the same time.
+LOCK = 7165534
+EXAMPLE = "example-change-me"
+
 TABLE_RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 SEQUENCE_RIGHTS = ("USAGE", "SELECT")
-OLDEST = 15
-# Where a login is proven when the server is on this host: its socket asks for no password.
-LOCAL = "localhost"
 
-REMEDIES = {
-    "password authentication failed": "put the right password into the vault",
-    "no pg_hba.conf entry": "let this host's address in there, with TLS",
-    "certificate": "mend the CA and the sslmode",
-    "SSL": "mend the sslmode",
-    "": "start the server, mend host and port, or let this host through its firewall",
-}
+ROLES = """
+SELECT rolname, rolcanlogin,
+       rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls,
+       EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass
+               AND refobjid = pg_roles.oid AND deptype = 'o'),
+       ARRAY(SELECT granted.rolname FROM pg_roles AS granted
+             WHERE granted.oid <> pg_roles.oid AND pg_has_role(pg_roles.oid, granted.oid, 'MEMBER'))
+FROM pg_roles WHERE rolname = ANY (%s)
+"""
+DATABASE = "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = %s"
+ADMIN = """
+SELECT rolsuper, rolsuper OR rolcreaterole, rolsuper OR rolcreatedb
+FROM pg_roles WHERE rolname = current_user
+"""
+# Rights on the database that PUBLIC (0) and the group have.
+DATABASE_RIGHTS = """
+SELECT CASE grantee WHEN 0 THEN '' ELSE pg_get_userbyid(grantee)::text END, privilege_type
+FROM pg_database, aclexplode(coalesce(datacl, acldefault('d', datdba)))
+WHERE datname = current_database()
+"""
+SCHEMA_RIGHTS = """
+SELECT pg_get_userbyid(nspowner), pg_has_role(nspowner, 'USAGE'),
+       has_schema_privilege(%(owner)s, oid, 'CREATE'),
+       has_schema_privilege(%(group)s, oid, 'USAGE'),
+       EXISTS (SELECT FROM aclexplode(nspacl) WHERE grantee = 0 AND privilege_type = 'CREATE')
+FROM pg_namespace WHERE nspname = 'public'
+"""
+# The owner's tables or sequences in which the group lacks one of the rights.
+LACKING = """
+SELECT relname FROM pg_class, unnest(%(rights)s) AS wanted
+WHERE relnamespace = 'public'::regnamespace AND relowner = %(owner)s::regrole
+  AND relkind = ANY (%(kinds)s) AND NOT EXISTS (
+      SELECT FROM aclexplode(relacl)
+      WHERE grantee = %(group)s::regrole AND privilege_type = wanted)
+GROUP BY relname ORDER BY relname
+"""
+IN_USE = "SELECT EXISTS (SELECT FROM pg_class WHERE relnamespace = 'public'::regnamespace)"
+DEFAULT_RIGHTS = """
+SELECT privilege_type FROM pg_default_acl, aclexplode(defaclacl)
+WHERE defaclrole = %(owner)s::regrole AND defaclnamespace = 'public'::regnamespace
+  AND defaclobjtype = %(kind)s AND grantee = %(group)s::regrole
+"""
 
 
-class Refusal(Exception):
-    """What was wanted, what was found and what to do."""
+class Refused(Exception):
+    """What is wanted cannot be, in words for the operator."""
+
+
+class WrongPassword(Exception):
+    """The server knows another password, or none, for the role."""
+
+
+def remedy(said: str, user: str, place: str) -> str:
+    """Return wanted, found and remedy for what libpq or the server said of a connection."""
+    said = " ".join(said.split())
+    for phrases, wanted, what in (
+        (
+            ["certificate verify failed", "does not match host name", "root certificate"],
+            f"a certificate of {place} that can be verified",
+            "give the authority that signed it as postgresql_ca, and the name that is in it as "
+            "postgresql_admin_host",
+        ),
+        (
+            ["no pg_hba.conf entry", "pg_hba.conf rejects"],
+            f"{place} to let {user} in from this host",
+            "add the host's network to postgresql_allowed_networks of the server, or allow it in "
+            "its pg_hba.conf",
+        ),
+        (
+            ["does not support SSL", "SSL error", "SSL SYSCALL"],
+            f"TLS from {place}",
+            "turn it on there (ssl = on), or set another postgresql_sslmode if the network is "
+            "trusted",
+        ),
+        (
+            ["Peer authentication failed", "Ident authentication failed"],
+            f"the system's user {user} to be let in by {place}",
+            "write `local all all peer` into its pg_hba.conf, or set postgresql_admin_user",
+        ),
+        (
+            ["password authentication failed", "no password supplied"],
+            f"the right password of {user} at {place}",
+            "correct postgresql_admin_password, or set the server's with ALTER ROLE",
+        ),
+        (
+            ["could not translate", "Connection refused", "timeout", "timed out", "No route"]
+            + ["No such file", "unreachable", "starting up", "shutting down"],
+            f"a PostgreSQL server at {place}",
+            "correct postgresql_admin_host and postgresql_admin_port, start the server, or open "
+            "the way to it (security group, firewall, its listen_addresses)",
+        ),
+    ):
+        if any(phrase in said for phrase in phrases):
+            return f"Wanted {wanted}; found: {said}; {what}."
+    return f"Wanted to connect to {place} as {user}; found: {said}; mend that and run again."
+
+
+def check_names(given: dict) -> None:
+    """Refuse names and passwords that the variables alone show to be wrong."""
+    roles = [given["owner"], given["group"], *given["logins"]]
+    for name in [given["name"], *roles]:
+        if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", name) or name.startswith("pg_"):
+            raise Refused(
+                f"Wanted names of small letters, digits and _, at most 63; found '{name}'; correct "
+                "postgresql_database, _owner, _group or _logins."
+            )
+    # The owner may be the administrator: of a database that he has made by hand.
+    others = [given["group"], *given["logins"], given["admin_user"]]
+    if len(set(roles)) < len(roles) or len(set(others)) < len(others):
+        raise Refused(
+            f"Wanted different roles as owner, group, logins and administrator; found "
+            f"{', '.join([*roles, given['admin_user']])}; give each a name of its own."
+        )
+    for name in [given["owner"], *given["logins"]]:
+        password = given["passwords"].get(name)
+        if not password or password == EXAMPLE:
+            raise Refused(
+                f"Wanted a password of your own for {name}; found "
+                f"{'that of the example' if password else 'none'}; put one into the vault as "
+                "postgresql_owner_password or in postgresql_logins."
+            )
+    if given["sslmode"].startswith("verify") and not given["ca"] and given["admin_host"]:
+        raise Refused(
+            f"Wanted an authority to verify the server with; found sslmode {given['sslmode']} and "
+            "no postgresql_ca; give it, for RDS Amazon's bundle for the region."
+        )
+
+
+def check_roles(given: dict, roles: dict, database_owner: str | None, proven: set[str]) -> None:
+    """Refuse roles and a database that exist and are somebody else's.
+
+    Args:
+        given: The module's options.
+        roles: What is known of each role that exists, by its name.
+        database_owner: Who owns the database, None if there is none.
+        proven: Roles that log in with the password that is wanted for them.
+    """
+
+    def refuse(name: str, found: str, more: str = "") -> None:
+        raise Refused(
+            f"Wanted {name} to be this database's alone, or absent; found {found}; choose another "
+            f"name{more}."
+        )
+
+    owner, group = given["owner"], given["group"]
+    if database_owner not in (None, owner):
+        refuse(
+            f"the database {given['name']}",
+            f"that {database_owner} owns it",
+            f", or hand it over with ALTER DATABASE and its tables with REASSIGN OWNED to {owner}",
+        )
+    for name in [owner, group, *given["logins"]]:
+        if name in roles and roles[name]["mighty"]:
+            if name == owner and database_owner == owner:
+                if owner in proven:
+                    continue
+                raise Refused(
+                    f"Wanted the right password of {owner}, who owns the database and is an "
+                    "administrator; found that it is another, and nobody sets one's here; put the "
+                    "right one into the vault."
+                )
+            refuse(
+                f"the role {name}",
+                "that it is a superuser, or may create roles or databases, replicate or bypass "
+                "row level security",
+            )
+    if owner in roles:
+        theirs = roles[owner]["owns"] and database_owner is None and owner not in proven
+        if theirs or not roles[owner]["login"]:
+            what = "that it owns other things, and has another password"
+            refuse(f"the role {owner}", what if theirs else "that it may not log in")
+    if group in roles:
+        if roles[group]["login"] or roles[group]["owns"]:
+            refuse(f"the role {group}", "that it may log in, or owns things")
+        if owner in roles[group]["member_of"]:
+            refuse(f"the role {group}", f"that it is a member of {owner}")
+    for name in given["logins"]:
+        role = roles.get(name)
+        if role and (role["owns"] or owner in role["member_of"]):
+            refuse(f"the login {name}", f"that it owns things, or is a member of {owner}")
+        if role and group not in role["member_of"] and name not in proven:
+            refuse(
+                f"the login {name}",
+                f"that it is no member of {group}, and has another password",
+                f", or GRANT {group} TO it",
+            )
 
 
 class Database:
-    """One database and its roles.
+    """One database, its roles and the server they are in.
 
     Args:
-        given: the module's options.
-        check: change nothing, only note what would be done.
-        ca_file: path of the CA's certificates, empty for none.
+        given: The module's options.
+        check: Change nothing, only tell.
     """
 
-    def __init__(self, given: dict, check: bool, ca_file: str = ""):
+    def __init__(self, given: dict, check: bool):
         self.given, self.check = given, check
-        self.ca_file = ca_file
         self.name, self.owner, self.group = given["name"], given["owner"], given["group"]
-        self.changes: list[str] = []
+        self.logins, self.passwords = given["logins"], given["passwords"]
+        self.host, self.port = given["admin_host"], given["admin_port"]
+        self.plan: list[str] = []
+        self.resting: list[str] = []
+        self.open = contextlib.ExitStack()
+        self.ca = ""
+        if given["ca"] and self.host:
+            # Nowhere on disk.
+            memory = os.memfd_create("ca")
+            self.open.callback(os.close, memory)
+            os.write(memory, given["ca"].encode())
+            self.ca = f"/proc/self/fd/{memory}"
 
-    # Talking to the server
+    # Connections.
 
-    def connect(self, user: str, password: str, database: str, host: str):
-        """Log in; an empty host is the local socket. Raises psycopg2.OperationalError."""
-        where = {"host": host, "sslmode": self.given["sslmode"]} if host else {}
-        if host and self.ca_file:
-            where["sslrootcert"] = self.ca_file
-        if host == LOCAL:
-            where["sslmode"] = "require"  # no certificate has that name
+    def connect(self, **more):
         connection = psycopg2.connect(
-            user=user,
-            password=password or None,
-            dbname=database,
-            port=self.given["port"],
-            connect_timeout=10,
-            **where,
+            connect_timeout=10, client_encoding="UTF8", application_name="ansible", **more
         )
+        self.open.callback(connection.close)
         connection.autocommit = True
         return connection
 
-    def connect_as_admin(self):
+    def as_admin(self, database: str):
+        """Connect as the administrator."""
         given = self.given
-        user, host = given["admin_user"], given["admin_host"]
-        try:
-            with contextlib.nullcontext() if host else acting_as(user):
-                return self.connect(user, given["admin_password"], given["admin_database"], host)
-        except psycopg2.OperationalError as error:
-            raise refused_login(user, host, error) from error
+        where = {"dbname": database, "user": given["admin_user"], "port": self.port}
+        if self.host:
+            tls = {"sslmode": given["sslmode"], "sslrootcert": self.ca}
+            return self.connect(host=self.host, password=given["admin_password"], **tls, **where)
+        with acting_as(given["admin_user"]):
+            return self.connect(host=SOCKETS, **where)
 
-    def login(self, user: str):
-        """Log in to the database as the owner or a login, over TCP, or return None: wrong password.
+    def as_role(self, name: str):
+        """Log in to the database with the wanted password, None if there is no database yet.
 
         Raises:
-            Refusal: The login failed for another reason than the password.
+            WrongPassword: The role has another one.
         """
-        host = self.given["admin_host"] or LOCAL
+        tls = {"sslmode": "require"}
+        if self.host:
+            tls = {"sslmode": self.given["sslmode"], "sslrootcert": self.ca}
         try:
-            return self.connect(user, self.given["passwords"][user], self.name, host)
+            connection = self.connect(
+                host=self.host or self.address,
+                port=self.port,
+                dbname=self.name,
+                user=name,
+                password=self.passwords[name],
+                **tls,
+            )
         except psycopg2.OperationalError as error:
-            if "password authentication failed" in str(error):
+            said = str(error)
+            # The server looks for the database after it has looked at the password.
+            if "database" in said and "does not exist" in said:
                 return None
-            raise refused_login(user, host, error) from error
+            if "password authentication failed" in said:
+                raise WrongPassword(name) from None
+            # Such as a login that may not CONNECT yet.
+            if "permission denied for database" in said:
+                return None
+            raise Refused(remedy(said, name, self.place(self.host or self.address))) from None
+        if not connection.info.used_password:
+            raise Refused(
+                f"Wanted the server to ask {name} for its password; found that it lets it in "
+                "without one; replace trust in its pg_hba.conf by scram-sha-256."
+            )
+        return connection
 
-    def change(self, connection, what: str, statement: str, *names: str, text: str = "") -> None:
-        """Note a change and, unless in check mode, make it. `names` are quoted as identifiers."""
-        self.changes.append(what)
+    def place(self, host: str) -> str:
+        return f"{host}:{self.port}" if host else socket_of(self.port)
+
+    # What is found.
+
+    def look(self) -> None:
+        """Find the server, the roles and the database."""
+        user, given = self.given["admin_user"], self.given
+        try:
+            self.admin = self.as_admin(given["admin_database"])
+        except psycopg2.OperationalError as error:
+            raise Refused(remedy(str(error), user, self.place(self.host))) from None
+        if self.admin.server_version < OLDEST:
+            raise Refused(
+                f"Wanted PostgreSQL {OLDEST // 10000} or newer; found "
+                f"{self.admin.server_version // 10000}; upgrade the server."
+            )
+        cursor = self.admin.cursor()
         if not self.check:
-            query = sql.SQL(statement).format(*map(sql.Identifier, names), text=sql.Literal(text))
-            connection.cursor().execute(query)
+            cursor.execute("SET lock_timeout = '60s'")
+            cursor.execute("SELECT pg_advisory_lock(%s)", [LOCK])
+        cursor.execute(ADMIN)
+        self.admin_is_super, self.makes_roles, self.makes_databases = cursor.fetchone()
+        cursor.execute(ROLES, [[self.owner, self.group, *self.logins]])
+        self.roles = {
+            name: {"login": login, "mighty": mighty, "owns": owns, "member_of": member_of}
+            for name, login, mighty, owns, member_of in cursor
+        }
+        cursor.execute(DATABASE, [self.name])
+        found = cursor.fetchone()
+        self.database_owner = found[0] if found else None
+        self.address = ""
+        if not self.host:
+            cursor.execute("SELECT current_setting('listen_addresses')")
+            self.address = contact(cursor.fetchone()[0])
 
-    @staticmethod
-    def ask(connection, query: str, *values) -> list[tuple]:
-        cursor = connection.cursor()
-        cursor.execute(query, values)
-        return cursor.fetchall()
+    def log_in(self) -> None:
+        """Find out which of the roles that exist have the wanted password."""
+        self.proven, self.as_owner = set(), None
+        self.resting = [n for n in self.logins if n in self.roles and not self.roles[n]["login"]]
+        for name in [self.owner, *self.logins]:
+            if name in self.roles and self.roles[name]["login"]:
+                with contextlib.suppress(WrongPassword):
+                    connection = self.as_role(name)
+                    self.proven.add(name)
+                    if name == self.owner:
+                        self.as_owner = connection
 
-    # The wanted state
+    # What is done.
 
-    def ensure(self) -> None:
-        """Bring the server to the wanted state and note what that took."""
-        admin = self.connect_as_admin()
-        with contextlib.closing(admin):
-            if admin.server_version < OLDEST * 10000:
-                raise Refusal(
-                    f"Wanted PostgreSQL {OLDEST} or newer; found {admin.server_version // 10000}, "
-                    "in which everybody may make tables everywhere; upgrade it."
-                )
-            roles = self.roles(admin)
-            self.refuse_foreign(admin, roles)
-            for role in (self.group, self.owner, *self.given["logins"]):
-                if role not in roles:
-                    self.make_role(admin, role)
-            self.make_database(admin)
-            if not self.database_exists(admin):
-                return  # in check mode there is nothing yet to look into
-            self.set_password_unless_right(admin, self.owner, roles)
-            self.grant_database(admin)
-            for role in self.given["logins"]:
-                self.make_member(admin, role)
-            self.grant_tables()
-            for role in self.given["logins"]:
-                self.set_password_unless_right(admin, role, roles)
-
-    def roles(self, admin) -> dict[str, dict]:
-        """Return what the server knows of our roles."""
-        wanted = [self.owner, self.group, *self.given["logins"]]
-        query = (
-            "SELECT rolname, rolcanlogin, rolsuper OR rolcreatedb OR rolcreaterole OR rolbypassrls "
-            "FROM pg_roles WHERE rolname = ANY(%s)"
-        )
-        rows = self.ask(admin, query, wanted)
-        return {name: {"can_login": login, "mighty": mighty} for name, login, mighty in rows}
-
-    def refuse_foreign(self, admin, roles: dict[str, dict]) -> None:
-        mighty = [name for name in roles if roles[name]["mighty"] and name != self.owner]
-        if mighty:
-            raise Refusal(
-                f"Wanted roles without the rights of an administrator; found that "
-                f"{', '.join(mighty)} has them; choose other names."
-            )
-        query = "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = %s"
-        for (owner,) in self.ask(admin, query, self.name):
-            if owner != self.owner:
-                raise Refusal(
-                    f"Wanted {self.owner} as the owner of the database {self.name}; found {owner}; "
-                    "name that one as the owner, or choose another database."
-                )
-
-    def make_role(self, admin, role: str) -> None:
-        if role == self.group:
-            self.change(admin, f"make the group {role}", "CREATE ROLE {} NOLOGIN", role)
+    def run(self) -> None:
+        """Do what is to be done, or in check mode say it."""
+        self.look()
+        self.log_in()
+        check_roles(self.given, self.roles, self.database_owner, self.proven)
+        changed = self.make_roles()
+        self.make_database()
+        if not self.check and not self.as_owner:
+            self.as_owner = self.prove(self.owner)
+        if self.as_owner:
+            self.grant()
         else:
-            verifier = self.verifier(admin, role)
-            statement = "CREATE ROLE {} LOGIN PASSWORD {text}"
-            self.change(admin, f"make the role {role}", statement, role, text=verifier)
+            self.plan.append("rights in the database")
+        for name in changed if not self.check else ():
+            self.prove(name)
 
-    def verifier(self, admin, role: str) -> str:
-        """Return what the server stores instead of the password."""
-        return encrypt_password(self.given["passwords"][role], role, admin, "scram-sha-256")
-
-    def database_exists(self, admin) -> bool:
-        return bool(self.ask(admin, "SELECT 1 FROM pg_database WHERE datname = %s", self.name))
-
-    def make_database(self, admin) -> None:
-        if self.database_exists(admin):
-            return
-        # Who is not a superuser may only give a database to a role that he can become.
-        right = "SET" if admin.server_version >= 160000 else "MEMBER"
-        if not self.check and self.ask(
-            admin, "SELECT NOT pg_has_role(current_user, %s, %s)", self.owner, right
-        ) == [(True,)]:
-            admin.cursor().execute(
-                sql.SQL("GRANT {} TO CURRENT_USER").format(sql.Identifier(self.owner))
-            )
-        statement = "CREATE DATABASE {} OWNER {} TEMPLATE template0 ENCODING 'UTF8'"
-        self.change(admin, f"make the database {self.name}", statement, self.name, self.owner)
-
-    def grant_database(self, admin) -> None:
-        """Let in the group, and nobody else as long as nobody can have made use of it."""
-        public, group = self.ask(
-            admin,
-            "SELECT has_database_privilege('public', %s, 'CONNECT'), EXISTS (SELECT FROM "
-            "pg_database, aclexplode(datacl) acl WHERE datname = %s AND privilege_type = 'CONNECT' "
-            "AND grantee = (SELECT oid FROM pg_roles WHERE rolname = %s))",
-            self.name,
-            self.name,
-            self.group,
-        )[0]
-        owner = self.login(self.owner)
-        tables = "SELECT 1 FROM pg_class WHERE relnamespace = 'public'::regnamespace LIMIT 1"
-        if public and owner and not self.ask(owner, tables):
-            self.change(
-                owner,
-                f"close the database {self.name} to others",
-                "REVOKE ALL ON DATABASE {} FROM PUBLIC",
-                self.name,
-            )
-        if not group:
-            self.change(
-                owner,
-                f"let {self.group} in",
-                "GRANT CONNECT ON DATABASE {} TO {}",
-                self.name,
-                self.group,
-            )
-
-    def make_member(self, admin, role: str) -> None:
-        query = (
-            "SELECT 1 FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid "
-            "JOIN pg_roles r ON r.oid = m.member WHERE g.rolname = %s AND r.rolname = %s"
-        )
-        if not self.ask(admin, query, self.group, role):
-            what = f"make {role} a member of {self.group}"
-            self.change(admin, what, "GRANT {} TO {}", self.group, role)
-
-    def grant_tables(self) -> None:
-        """As the owner: give the group its rights on what is there and on what will be."""
-        owner = self.login(self.owner)
-        if owner is None:
-            return  # in check mode the password is not set yet
-        with contextlib.closing(owner):
-            for kinds, words, kind, rights in (
-                (["r", "p"], "TABLES", "r", TABLE_RIGHTS),
-                (["S"], "SEQUENCES", "S", SEQUENCE_RIGHTS),
-            ):
-                self.grant(owner, kinds, words, kind, rights)
-
-    def grant(self, owner, kinds: list[str], words: str, kind: str, rights: tuple) -> None:
-        function = f"has_{words.lower().removesuffix('s')}_privilege"
-        missing = self.ask(
-            owner,
-            "SELECT 1 FROM pg_class c, unnest(%s) AS wanted(name) WHERE c.relkind = ANY(%s) AND "
-            "c.relnamespace = 'public'::regnamespace AND c.relowner = current_user::regrole AND "
-            f"NOT {function}(%s, c.oid, wanted.name) LIMIT 1",
-            list(rights),
-            kinds,
-            self.group,
-        )
-        given = ", ".join(rights)
-        if missing:
-            statement = f"GRANT {given} ON ALL {words} IN SCHEMA public TO {{}}"
-            self.change(owner, f"grant {given} on all {words.lower()}", statement, self.group)
-        found = self.ask(
-            owner,
-            "SELECT privilege_type FROM pg_default_acl d, aclexplode(d.defaclacl) acl WHERE "
-            "d.defaclrole = current_user::regrole AND d.defaclobjtype = %s AND "
-            "d.defaclnamespace = 'public'::regnamespace AND "
-            "acl.grantee = (SELECT oid FROM pg_roles WHERE rolname = %s)",
-            kind,
-            self.group,
-        )
-        if not set(rights) <= {right for (right,) in found}:
-            statement = (
-                f"ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT {given} ON {words} TO {{}}"
-            )
-            what = f"grant {given} on {words.lower()} to come"
-            self.change(owner, what, statement, self.group)
-
-    def set_password_unless_right(self, admin, role: str, before: dict[str, dict]) -> None:
-        """Set a password that does not let the role in. One that may not log in is left alone."""
-        if role not in before or not before[role]["can_login"]:
-            return
-        connection = self.login(role)
-        if connection is None and before[role]["mighty"]:
-            raise Refusal(
-                f"Wanted to log in as the owner {role}; found that the password is another, and "
-                "that this is an administrator's, which is not set here; put the right one into "
-                "the vault."
-            )
+    def prove(self, name: str):
+        """Log in as a role that was made or changed, so that what is in the way shows now."""
+        try:
+            connection = self.as_role(name)
+        except WrongPassword:
+            connection = None
         if connection is None:
-            verifier = self.verifier(admin, role)
-            statement = "ALTER ROLE {} PASSWORD {text}"
-            self.change(admin, f"set the password of {role}", statement, role, text=verifier)
-        else:
-            connection.close()
+            raise Refused(
+                f"Wanted {name} to log in to {self.name} with its new password; found that the "
+                "server refuses it; look whether the role is out of date (VALID UNTIL), and for "
+                "the reason in the server's log."
+            )
+        return connection
+
+    def make_roles(self) -> list[str]:
+        """Make roles, set passwords and memberships, all at once or nothing; return the logins."""
+        steps, identifier = [], sql.Identifier
+        new = [name for name in (self.owner, self.group, *self.logins) if name not in self.roles]
+        known = {*new, *self.proven, *self.resting}
+        stale = [name for name in (self.owner, *self.logins) if name not in known]
+        member_of = {name: role["member_of"] for name, role in self.roles.items()}
+        joining = [name for name in self.logins if self.group not in member_of.get(name, ())]
+        for name in new:
+            how = sql.SQL("NOLOGIN")
+            if name != self.group:
+                how = sql.SQL("LOGIN PASSWORD {}").format(self.verifier(name))
+            statement = sql.SQL("CREATE ROLE {} {}").format(identifier(name), how)
+            steps.append((f"role {name}", statement))
+        for name in stale:
+            statement = sql.SQL("ALTER ROLE {} PASSWORD {}")
+            statement = statement.format(identifier(name), self.verifier(name))
+            steps.append((f"password of {name}", statement))
+        for name in joining:
+            statement = sql.SQL("GRANT {} TO {}")
+            statement = statement.format(identifier(self.group), identifier(name))
+            steps.append((f"{name} in {self.group}", statement))
+        if steps and not self.makes_roles:
+            self.refuse_admin("CREATEROLE", steps[0][0])
+        self.carry_out(self.admin, steps)
+        return [name for name in self.logins if name in {*new, *stale, *joining}]
+
+    def verifier(self, name: str):
+        """Return what the server stores of a password, from which nobody can tell it."""
+        password, scope = self.passwords[name], self.admin
+        text = extensions.encrypt_password(password, name, scope, "scram-sha-256")
+        return sql.Literal(text)
+
+    def make_database(self) -> None:
+        if self.database_owner:
+            return
+        if not self.makes_databases:
+            self.refuse_admin("CREATEDB", f"database {self.name}")
+        steps = []
+        if not self.admin_is_super and not self.check:
+            # Whoever is no superuser makes a database only for roles that it may become.
+            newer = self.admin.server_version >= 160000
+            cursor = self.admin.cursor()
+            cursor.execute("SELECT pg_has_role(%s, %s)", [self.owner, "SET" if newer else "MEMBER"])
+            if not cursor.fetchone()[0]:
+                grant = sql.SQL("GRANT {} TO CURRENT_USER" + " WITH INHERIT FALSE" * newer)
+                what = f"{self.given['admin_user']} in {self.owner}"
+                steps.append((what, grant.format(sql.Identifier(self.owner))))
+        self.carry_out(self.admin, steps)
+        make = sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0 ENCODING 'UTF8'")
+        make = make.format(sql.Identifier(self.name), sql.Identifier(self.owner))
+        # Cannot be in a transaction; a database without its rights is what the next run finds.
+        self.carry_out(self.admin, [(f"database {self.name}", make)], together=False)
+
+    def grant(self) -> None:
+        """Give the group its rights, as the owner: no matter what the administrator may do."""
+        known = {"owner": self.owner, "group": self.group}
+        names = {name: sql.Identifier(value) for name, value in known.items()}
+        names["database"] = sql.Identifier(self.name)
+        steps, by_admin = [], []
+
+        def add(what: str, statement: str, to: list = steps, **more) -> None:
+            to.append((what, sql.SQL(statement).format(**names, **more)))
+
+        cursor = self.as_owner.cursor()
+        cursor.execute(DATABASE_RIGHTS)
+        rights = set(cursor)
+        cursor.execute(IN_USE)
+        # Others may have made use of a database that was here before.
+        if rights & {("", "CONNECT"), ("", "TEMPORARY")} and not cursor.fetchone()[0]:
+            add("PUBLIC out", "REVOKE CONNECT, TEMPORARY ON DATABASE {database} FROM PUBLIC")
+        if (self.group, "CONNECT") not in rights:
+            add("CONNECT", "GRANT CONNECT ON DATABASE {database} TO {group}")
+        if self.group not in self.roles and self.check:
+            self.plan.append("rights on tables")
+            return self.carry_out(self.as_owner, steps)
+
+        cursor.execute(SCHEMA_RIGHTS, known)
+        schema_owner, is_ours, creates, uses, everybody_creates = cursor.fetchone()
+        # A database from before PostgreSQL 15 has a schema public that is the administrator's.
+        to = steps if is_ours else by_admin
+        if everybody_creates:
+            add("CREATE of PUBLIC", "REVOKE CREATE ON SCHEMA public FROM PUBLIC", to)
+        if everybody_creates and not is_ours or not creates:
+            add("CREATE", "GRANT CREATE, USAGE ON SCHEMA public TO {owner}", to)
+        if not uses:
+            add("USAGE of the schema", "GRANT USAGE ON SCHEMA public TO {group}", to)
+        for noun, kind, kinds, wanted in (
+            ("TABLES", "r", "rpvmf", TABLE_RIGHTS),
+            ("SEQUENCES", "S", "S", SEQUENCE_RIGHTS),
+        ):
+            listed = ", ".join(wanted)
+            cursor.execute(LACKING, {**known, "rights": list(wanted), "kinds": list(kinds)})
+            if lacking := [row[0] for row in cursor]:
+                objects = sql.SQL(", ").join(sql.Identifier("public", name) for name in lacking)
+                on = "TABLE" if kind == "r" else "SEQUENCE"
+                statement = f"GRANT {listed} ON {on} {{objects}} TO {{group}}"
+                add(f"{len(lacking)} {noun.lower()}", statement, objects=objects)
+            cursor.execute(DEFAULT_RIGHTS, {**known, "kind": kind})
+            if not set(wanted) <= {row[0] for row in cursor}:
+                statement = "ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT "
+                statement += f"{listed} ON {noun} TO {{group}}"
+                add(f"{noun.lower()} to come", statement)
+        if by_admin:
+            if not self.admin_is_super and self.given["admin_user"] != schema_owner:
+                raise Refused(
+                    f"Wanted the schema public of {self.name} to be its owner's; found that "
+                    f"{schema_owner} owns it; run ALTER SCHEMA public OWNER TO pg_database_owner "
+                    "in it, as that role."
+                )
+            self.carry_out(self.as_admin(self.name), by_admin)
+        return self.carry_out(self.as_owner, steps)
+
+    def carry_out(self, connection, steps: list, together: bool = True) -> None:
+        """Run statements, in one transaction, and note what they do."""
+        if self.check or not steps:
+            self.plan += [what for what, _ in steps]
+            return
+        connection.autocommit = not together
+        done: list[str] = []
+        try:
+            with contextlib.closing(connection.cursor()) as cursor:
+                for what, statement in steps:
+                    done.append(what)
+                    cursor.execute(statement)
+            connection.commit()
+        except psycopg2.Error as error:
+            connection.rollback()
+            # Not the statement, which holds a verifier.
+            said = (error.diag.message_primary or str(error)).strip()
+            hint = f" ({error.diag.message_detail})" if error.diag.message_detail else ""
+            raise Refused(
+                f"Wanted to make {done[-1]}; found that the server says: {said}{hint}; give the "
+                "role that does it that right, or remove what is in the way."
+            ) from None
+        finally:
+            connection.autocommit = True
+        self.plan += done
+
+    def refuse_admin(self, right: str, what: str) -> None:
+        user = self.given["admin_user"]
+        raise Refused(
+            f"Wanted an administrator who can make the {what}; found that {user} lacks {right}; "
+            f"run ALTER ROLE {user} {right} as a superuser, or set another postgresql_admin_user."
+        )
+
+
+def socket_of(port: int) -> str:
+    return f"{SOCKETS}/.s.PGSQL.{port}"
+
+
+def contact(listen_addresses: str) -> str:
+    """Return an address at which a server that listens there is reached from its own host."""
+    listed = [word.strip() for word in listen_addresses.split(",") if word.strip()]
+    if not listed:
+        raise Refused(
+            "Wanted a server that listens on TCP, as passwords are tried there; found "
+            "listen_addresses empty; set it to localhost at least."
+        )
+    first = listed[0]
+    return {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(first, first)
 
 
 @contextlib.contextmanager
 def acting_as(user: str):
-    """Be a system user for a moment, whom PostgreSQL asks the kernel for (peer authentication)."""
-    entry = pwd.getpwnam(user)
-    os.setegid(entry.pw_gid)
-    os.seteuid(entry.pw_uid)
+    """Be a user of the system, whom the server lets in through its socket by that alone."""
+    former = os.geteuid(), os.getegid()
+    try:
+        entry = pwd.getpwnam(user)
+        os.setegid(entry.pw_gid)
+        os.seteuid(entry.pw_uid)
+    except (KeyError, PermissionError) as error:
+        raise Refused(
+            f"Wanted to become the system's user {user}; found {error}; run this as root on the "
+            "database's host, or set postgresql_admin_host."
+        ) from None
     try:
         yield
     finally:
-        os.seteuid(0)
-        os.setegid(0)
+        os.seteuid(former[0])
+        os.setegid(former[1])
 
 
-def has_user(name: str) -> bool:
-    return name in {entry.pw_name for entry in pwd.getpwall()}
+def ask(given: dict, check: bool) -> dict:
+    """Do all that needs the server."""
+    # Neither the environment nor the files that it names are to tell libpq where to go.
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[name]
+    database = Database(given, check)
+    try:
+        with database.open:
+            database.run()
+    except psycopg2.Error as error:
+        said = " ".join(str(error).split())
+        raise Refused(
+            f"Wanted the server to answer; found: {said}; mend that and run again."
+        ) from None
+    return {"plan": database.plan, "resting": database.resting}
 
 
-def refused_login(user: str, host: str, error: Exception) -> Refusal:
-    said = " ".join(str(error).split())
-    remedy = next(text for key, text in REMEDIES.items() if key in said)
-    return Refusal(
-        f"Wanted to log in as {user} at {host or 'the local socket'}; found: {said}; {remedy}."
-    )
-
-
-def main() -> None:
+def main():
+    text = {"type": "str", "default": ""}
+    required = {"type": "str", "required": True}
     module = AnsibleModule(
         argument_spec={
-            "name": {"type": "str", "required": True},
-            "owner": {"type": "str", "required": True},
-            "group": {"type": "str", "required": True},
+            **{"name": required, "owner": required, "group": required},
             "logins": {"type": "list", "elements": "str", "default": []},
             "passwords": {"type": "dict", "required": True, "no_log": True},
-            "admin_host": {"type": "str", "default": ""},
+            "admin_host": text,
+            "admin_port": {"type": "int", "default": 5432},
             "admin_user": {"type": "str", "default": "postgres"},
-            "admin_password": {"type": "str", "default": "", "no_log": True},
+            "admin_password": {**text, "no_log": True},
             "admin_database": {"type": "str", "default": "postgres"},
-            "port": {"type": "int", "default": 5432},
             "sslmode": {"type": "str", "default": "require"},
-            "ca": {"type": "str", "default": ""},
+            **{"ca": text, "python": text},
         },
         supports_check_mode=True,
     )
-    given = module.params
-    if psycopg2 is None:
-        if module.check_mode:
-            module.exit_json(changed=True, changes=["make all, once psycopg2 is there"])
-        module.fail_json(
-            msg="Wanted psycopg2 for this Python; found none; install python3-psycopg2."
-        )
-    with tempfile.NamedTemporaryFile("w", suffix=".pem") as ca_file:
-        ca_file.write(given["ca"])
-        ca_file.flush()
-        database = Database(given, module.check_mode, ca_file.name if given["ca"] else "")
-        try:
-            database.ensure()
-        except Refusal as refusal:
-            module.fail_json(msg=str(refusal), changes=database.changes)
-        except KeyError as error:
-            if module.check_mode and error.args[0] not in given["passwords"]:
-                module.exit_json(changed=True, changes=["make all, once there is a server"])
-            module.fail_json(
-                msg=f"Wanted the password of each role; found none of {error}; give it."
+    given, check = module.params, module.check_mode
+    given["passwords"] = {name: str(word) for name, word in given["passwords"].items()}
+    result = {"plan": [f"all of database {given['name']}"], "resting": []}
+    try:
+        check_names(given)
+        if psycopg2 is None and os.access(given["python"], os.X_OK) and not has_respawned():
+            respawn_module(given["python"])
+        if psycopg2 is None and not check:
+            raise Refused(
+                "Wanted a Python with psycopg2 on the host; found none in "
+                f"{given['python'] or 'that of Ansible'}; install python3-psycopg2, or set "
+                "postgresql_python to one that has it."
             )
-        except psycopg2.Error as error:
-            said = " ".join(str(error).split())
-            module.fail_json(
-                msg=f"Wanted {(database.changes or ['to look'])[-1]}; found: {said}; give the "
-                f"administrator {given['admin_user']} that right and run again.",
-                changes=database.changes,
-            )
-    module.exit_json(changed=bool(database.changes), changes=database.changes)
+        # In check mode neither the server nor a release with psycopg2 may have been installed.
+        local = not given["admin_host"]
+        fresh = local and check and not os.path.exists(socket_of(given["admin_port"]))
+        if psycopg2 and not fresh:
+            result = ask(given, check)
+    except Refused as refused:
+        module.fail_json(msg=str(refused))
+    module.exit_json(changed=bool(result["plan"]), **result)
 
 
 if __name__ == "__main__":

@@ -1,227 +1,624 @@
 #!/usr/bin/python
-"""Settings, access rules and certificate of Debian's PostgreSQL server, in one round trip."""
+"""Give Debian's PostgreSQL its settings and make it heed them: all in one round trip."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: postgresql_server
-short_description: Settings, access rules and certificate of Debian's PostgreSQL server
+short_description: Settings, access and certificate of the one PostgreSQL server on a Debian host
 description:
-  - Writes a file of its own into C(conf.d), one marked block into C(pg_hba.conf), and the
-    certificate with its key. Everything else of the server is left alone.
-  - The server reads the files before they take effect; if it finds an error in them the former ones
-    are put back.
-  - It is reloaded if the files are newer than what it runs with, and restarted only for a setting
-    that needs it. So a run that was cut off is finished by the next.
+  - Refuses, before it changes anything, what stands in the way. Writes one file in C(conf.d), one
+    marked block in C(pg_hba.conf) and, if given, a certificate with its key. Nothing else of the
+    server is changed.
+  - What is invalid never takes effect, and the former files are put back. The server is restarted
+    only for a setting of these that cannot be reloaded. What is left to do is read off the host, so
+    the next run finishes what an interrupted one began.
 options:
-  settings:
-    description: Settings of postgresql.conf.
-    type: dict
-    required: true
-  access:
-    description: Lines of pg_hba.conf.
+  listen_addresses:
+    description: Addresses at which the server listens. C(*) is all.
     type: list
     elements: str
     required: true
-  certificate:
-    description: Text of the server's certificate (PEM). The server keeps the one it has if empty.
+  port: {description: TCP port at which it listens., type: int, required: true}
+  allowed_networks:
+    description: Networks from which roles may log in, over TLS and with SCRAM alone.
+    type: list
+    elements: str
+    default: []
+  settings: {description: Further settings of postgresql.conf., type: dict, default: {}}
+  tls_certificate:
+    description: Certificate and its chain in PEM. Without one the server keeps its own.
     type: str
     default: ''
-  key:
-    description: Text of its key.
-    type: str
-    default: ''
+  tls_key: {description: Key of the certificate in PEM., type: str, default: ''}
 author: mlflow-ansible
 """
 
 EXAMPLES = r"""
-- name: Configure the server
+- name: Let tracking servers log in
   postgresql_server:
-    settings: {listen_addresses: "*"}
-    access: ["hostssl all all 10.0.0.0/8 scram-sha-256"]
+    listen_addresses: ['*']
+    port: 5432
+    allowed_networks: [10.0.0.0/16]
 """
 
 RETURN = r"""
-changes: {description: "What was done, a phrase each.", type: list, returned: always}
+missing: {description: Packages that are not installed., type: list, returned: success}
+plan: {description: What is (to be) done., type: list, elements: str, returned: success}
 """
 
+import contextlib
+import errno
+import fcntl
+import ipaddress
+import json
 import os
 import pwd
 import re
-import subprocess
+import socket
+import ssl
+import struct
 import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
-BEGIN, END = "# mlflow-ansible: begin", "# mlflow-ansible: end"
-HEADER = "# Ansible managed\n"
-START_TIMEOUT = 60
+MARKER = "# Written by Ansible (role postgresql): edits are lost.\n"
+BEGIN = "# BEGIN Ansible (role postgresql): edits up to END are lost."
+END = "# END Ansible (role postgresql)"
+# Read after the files of others in conf.d; only ALTER SYSTEM comes later still.
+SETTINGS = "conf.d/zz-ansible.conf"
+CERTIFICATE, KEY = "ansible.crt", "ansible.key"
+OWN = {
+    "listen_addresses": "postgresql_listen_addresses",
+    "port": "postgresql_port",
+    "ssl": "nothing, as passwords travel over TLS alone",
+    "ssl_cert_file": "postgresql_tls_certificate",
+    "ssl_key_file": "postgresql_tls_key",
+}
+WAIT_SECONDS = 30
+
+# One line of JSON each. The first looks at the files on disk, after which pending_restart in the
+# second tells what of them needs a restart, loaded or not.
+LOOK = [
+    "SELECT json_agg(json_build_object('name', name, 'file', sourcefile, 'seqno', seqno))"
+    " FROM pg_file_settings",
+    "SELECT json_build_object("
+    "'loaded', extract(epoch FROM pg_conf_load_time()),"
+    "'hba_file', current_setting('hba_file'),"
+    "'pending', (SELECT json_agg(name) FROM pg_settings WHERE pending_restart),"
+    "'fixed', (SELECT json_object_agg(name, setting) FROM pg_settings"
+    " WHERE context = 'postmaster'),"
+    "'hba_errors', (SELECT json_agg(format('line %s: %s', line_number, error))"
+    " FROM pg_hba_file_rules WHERE error IS NOT NULL))",
+]
 
 
-class Refusal(Exception):
-    """What was wanted, what was found and what to do."""
+class Refused(Exception):
+    """The host does not allow what is wanted."""
 
 
-def run(*words: str) -> str:
-    """Run a command and return its output.
-
-    Raises:
-        Refusal: It failed.
-    """
-    done = subprocess.run(words, capture_output=True, text=True)
-    if done.returncode:
-        said = " ".join((done.stderr + done.stdout).split())
-        raise Refusal(f"Wanted '{words[0]} …' to succeed; found: {said}; mend that and run again.")
-    return done.stdout
-
-
-def quoted(value: object) -> str:
-    """Return a value as postgresql.conf wants it."""
-    text = {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
-    return "'" + text.replace("'", "''") + "'"
+def quoted(text: str) -> str:
+    """Return a value as postgresql.conf has it."""
+    for char, escaped in (("\\", "\\\\"), ("'", "''"), ("\n", "\\n")):
+        text = text.replace(char, escaped)
+    return f"'{text}'"
 
 
 def with_block(text: str, lines: list[str]) -> str:
-    """Return pg_hba.conf with our block at its end, in the place of a former one."""
-    block = "\n".join([BEGIN, *lines, END]) + "\n"
-    former = re.compile(f"^{re.escape(BEGIN)}$.*?^{re.escape(END)}\n", re.DOTALL | re.MULTILINE)
-    if former.search(text):
-        return former.sub(lambda _: block, text, count=1)
-    return text + ("" if text.endswith("\n") else "\n") + block
+    """Return the text of pg_hba.conf with our block, in its former place or at the end.
+
+    The first line that fits decides, so at the end it overrules nothing.
+    """
+    block = "\n".join([BEGIN, *lines, END, ""])
+    whole = re.compile(rf"(?ms)^{re.escape(BEGIN)}\n.*?^{re.escape(END)}\n")
+    found = len(whole.findall(text))
+    if found > 1 or not found == text.count(BEGIN) == text.count(END):
+        raise Refused(
+            f"Wanted one block from '{BEGIN}' to '{END}' in pg_hba.conf, or none; found a part of "
+            "one, or several; remove all of these lines and run again."
+        )
+    if found:
+        return whole.sub(lambda _: block, text)
+    return text + "\n" * (text != "" and not text.endswith("\n")) + block
+
+
+def network(text: str) -> str:
+    """Return a network as pg_hba.conf has it."""
+    if text in ("samehost", "samenet"):
+        return text
+    try:
+        return str(ipaddress.ip_network(text))
+    except ValueError as error:
+        raise Refused(
+            "Wanted networks such as 10.0.0.0/16, or samenet, in postgresql_allowed_networks; "
+            f"found {text} ({error}); correct it."
+        ) from None
+
+
+def check_pair(certificate: str, key: str) -> None:
+    """Refuse a certificate and a key that do not belong together, without writing them to disk."""
+    if bool(certificate) != bool(key):
+        raise Refused(
+            "Wanted postgresql_tls_certificate and postgresql_tls_key, or neither; found one of "
+            "them; give the other too."
+        )
+    if certificate:
+        texts = (certificate, key)
+        with contextlib.ExitStack() as files:
+            paths = [f"/proc/self/fd/{in_memory(text, files)}" for text in texts]
+            try:
+                # A key with a passphrase would ask for it, here and at each start of the server.
+                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                context.load_cert_chain(*paths, password=lambda: "")
+                ssl.PEM_cert_to_DER_cert(first_certificate(certificate))
+            except (ssl.SSLError, ValueError) as error:
+                raise Refused(
+                    "Wanted a certificate in PEM and its key, without a passphrase; found: "
+                    f"{error}; correct postgresql_tls_certificate or postgresql_tls_key."
+                ) from None
+
+
+def first_certificate(text: str) -> str:
+    return "".join(re.findall(r"(?s)-----BEGIN CERT.*?-----END CERTIFICATE-----", text)[:1])
+
+
+def in_memory(text: str, files: contextlib.ExitStack) -> int:
+    """Return the descriptor of a file that is nowhere on disk."""
+    descriptor = os.memfd_create("ansible")
+    files.callback(os.close, descriptor)
+    os.write(descriptor, text.encode())
+    return descriptor
+
+
+def bind_error(address, port: int) -> int:
+    """Return the errno with which the kernel refuses the address and port, or 0."""
+    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
+    try:
+        socket.create_server((str(address), port), family=family).close()
+    except OSError as error:
+        return error.errno
+    return 0
+
+
+def resolve(name: str) -> list:
+    """Return the addresses that PostgreSQL makes of one of its listen_addresses."""
+    if name == "*":
+        return [ipaddress.ip_address("0.0.0.0"), ipaddress.ip_address("::")]
+    try:
+        found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise Refused(
+            f"Wanted addresses of the host in postgresql_listen_addresses; found {name} ({error}); "
+            "correct it."
+        ) from None
+    return sorted({ipaddress.ip_address(entry[4][0]) for entry in found}, key=str)
+
+
+def served_certificate(address: str, port: int) -> bytes | None:
+    """Return the certificate with which the server answers over TCP, None if it does not."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # Who it is we know: it is on this host. The question is which certificate it has loaded.
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    try:
+        with socket.create_connection((address, port), timeout=10) as plain:
+            # SSLRequest of PostgreSQL's protocol, to which it says S or N.
+            plain.sendall(struct.pack("!ii", 8, 80877103))
+            if plain.recv(1) == b"S":
+                with context.wrap_socket(plain) as tls:
+                    certificate = tls.getpeercert(binary_form=True)
+                    # Else the server notes a broken connection in its log.
+                    with contextlib.suppress(OSError):
+                        tls.unwrap()
+                    return certificate
+    except OSError:
+        pass
+    return None
+
+
+@contextlib.contextmanager
+def acting_as(uid: int, gid: int):
+    """Touch files as their owner does: what he can put in our way is then his own alone."""
+    former = os.geteuid(), os.getegid()
+    os.setegid(gid)
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(former[0])
+        os.setegid(former[1])
 
 
 class Server:
-    """The one cluster of this host."""
+    """The PostgreSQL server of a host.
 
-    def __init__(self, check: bool):
-        self.check = check
-        self.changes: list[str] = []
-        clusters = [row.split() for row in run("pg_lsclusters", "--no-header").splitlines()]
-        if len(clusters) != 1:
-            names = ", ".join("/".join(row[:2]) for row in clusters) or "none"
-            raise Refusal(
-                f"Wanted one PostgreSQL cluster on this host; found {names}; drop what is not "
-                "needed with pg_dropcluster, or take another host."
+    Args:
+        params: The module's parameters.
+        run: Runs a command, given as a list, and returns (rc, stdout, stderr).
+        root: Folder that stands for `/`.
+    """
+
+    def __init__(self, params: dict, run, root: Path = Path("/")):
+        self.params, self.run, self.root = params, run, root
+        self.port, self.listen = params["port"], params["listen_addresses"]
+        self.cluster: dict = {}
+        self.error = ""
+        if taken := sorted(OWN.keys() & params["settings"].keys()):
+            raise Refused(
+                f"Wanted further settings in postgresql_settings; found {taken[0]}; use "
+                f"{OWN[taken[0]]} instead."
             )
-        self.version, self.cluster, self.port, self.status = clusters[0][:4]
-        self.folder = Path("/etc/postgresql", self.version, self.cluster)
-        self.unit = f"postgresql@{self.version}-{self.cluster}"
+        if bad := [n for n in params["settings"] if not re.fullmatch(r"[A-Za-z_][\w.]*", n)]:
+            raise Refused(
+                f"Wanted names of settings in postgresql_settings; found {bad[0]}; correct it."
+            )
+        if not self.listen or not 0 < self.port < 65536:
+            raise Refused(
+                "Wanted an address in postgresql_listen_addresses and a postgresql_port from 1 to "
+                f"65535; found {self.listen} and {self.port}; correct it."
+            )
+        check_pair(params["tls_certificate"], params["tls_key"])
+        networks = ["samehost", *map(network, params["allowed_networks"])]
+        self.access = [f"hostssl all all {net} scram-sha-256" for net in dict.fromkeys(networks)]
 
-    def sql(self, query: str) -> list[str]:
-        """Return the rows of a query, asked as the administrator through the local socket."""
-        command = ["runuser", "-u", "postgres", "--", "psql", "--no-psqlrc", "--tuples-only"]
-        command += ["--no-align", f"--port={self.port}", "--dbname=postgres", f"--command={query}"]
-        return run(*command).splitlines()
+    # What is found.
 
-    def write(self, path: Path, text: str, mode: int) -> str | None:
-        """Write a file of postgres, at once or not at all. Return the former text if it changed."""
-        entry = pwd.getpwnam("postgres")
-        former = path.read_text() if path.exists() else ""
-        if path.exists():
-            status = path.stat()
-            if former == text and (status.st_mode & 0o777, status.st_uid) == (mode, entry.pw_uid):
-                return None
-        self.changes.append(f"write {path}")
-        if not self.check:
-            beside = path.with_name(f".{path.name}.new")
-            beside.unlink(missing_ok=True)
-            with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-                os.fchown(stream.fileno(), entry.pw_uid, entry.pw_gid)
-                os.fchmod(stream.fileno(), mode)
-                stream.write(text)
-                stream.flush()
-                os.fsync(stream.fileno())
-            beside.replace(path)
-        return former
+    def look(self) -> None:
+        """Find the packages and the cluster."""
+        release = (self.root / "etc/os-release").read_text()
+        family = re.findall(r"(?m)^ID(?:_LIKE)?=(.*)", release)
+        if "debian" not in " ".join(family).replace('"', " ").split():
+            name = re.search(r'(?m)^PRETTY_NAME="?([^"\n]*)', release)
+            raise Refused(
+                f"Wanted a system of Debian's family; found {name[1] if name else 'another'}; use "
+                "such a host, or a server that is there already (entry point database)."
+            )
+        show = "--showformat=${Package} ${db:Status-Status}\n"
+        names = ["postgresql*", "python3-psycopg2"]
+        lines = self.run(["dpkg-query", "--show", show, *names])[1].splitlines()
+        states = dict(line.split() for line in lines)
+        there = {name for name, state in states.items() if state == "installed"}
+        half = {"half-installed", "unpacked", "half-configured"} & set(states.values())
+        # Any version will do; without one it is the distribution's.
+        server = any(re.fullmatch(r"postgresql-\d+", name) for name in there) and not half
+        wanted = {"postgresql": server, "python3-psycopg2": "python3-psycopg2" in there}
+        self.missing = [name for name, ok in wanted.items() if not ok]
+        self.cluster = self.find_cluster() if server else {}
 
-    def ensure(self, settings: dict, access: list[str], certificate: str, key: str) -> None:
-        """Bring the server to the wanted state and note what that took."""
-        if self.status != "online":
-            self.restart("start", "start the server")
-        own, hba = self.folder / "conf.d/mlflow-ansible.conf", self.folder / "pg_hba.conf"
-        files = {hba: (with_block(hba.read_text(), access), 0o640)}
-        if certificate:
-            pair = {self.folder / "mlflow-ansible.pem": (certificate, 0o644)}
-            pair |= {self.folder / "mlflow-ansible.key": (key, 0o600)}
-            files = pair | files
-            for name, path in zip(("ssl_cert_file", "ssl_key_file"), pair, strict=True):
-                settings = settings | {name: str(path)}
-        lines = [f"{name} = {quoted(value)}\n" for name, value in sorted(settings.items())]
-        files[own] = (HEADER + "".join(lines), 0o644)
-        former = {path: self.write(path, *wanted) for path, wanted in files.items()}
-        if self.check:
-            return
-        self.refuse_errors({path: text for path, text in former.items() if text is not None})
-        loaded = float(self.sql("SELECT extract(epoch FROM pg_conf_load_time())")[0])
-        # The file system's clock is a few milliseconds behind.
-        if any(path.stat().st_mtime > loaded - 0.1 for path in files):
-            self.changes.append("reload the settings")
-            self.sql("SELECT pg_reload_conf()")
-            time.sleep(0.5)  # each process takes note by itself
-        if pending := self.sql("SELECT name FROM pg_settings WHERE pending_restart"):
-            if set(pending) & settings.keys():
-                self.restart("restart", f"restart the server for {', '.join(pending)}")
+    def find_cluster(self) -> dict:
+        clusters = json.loads(self.must("pg_lsclusters", "--json"))
+        if len(clusters) != 1:
+            found = ", ".join(f"{each['version']}/{each['cluster']}" for each in clusters) or "none"
+            raise Refused(
+                f"Wanted one PostgreSQL cluster on the host; found {found}; make one with "
+                "pg_createcluster, or drop those that nobody needs with pg_dropcluster."
+            )
+        cluster = clusters[0]
+        self.binaries = f"/usr/lib/postgresql/{cluster['version']}/bin"
+        self.unit = f"postgresql@{cluster['version']}-{cluster['cluster']}.service"
+        self.user = pwd.getpwuid(cluster["owneruid"])
+        self.folder = self.root / cluster["configdir"].lstrip("/")
+        self.hba, self.conf = self.folder / "pg_hba.conf", self.folder / SETTINGS
+        return cluster
 
-    def refuse_errors(self, former: dict[Path, str]) -> None:
-        """Let the server read the files as they are on disk; put the former back if it cannot."""
-        errors = self.sql(
-            "SELECT 'pg_hba.conf:' || line_number || ': ' || error FROM pg_hba_file_rules "
-            "WHERE error IS NOT NULL"
-        )
-        # The view of the settings' errors does not tell a wrong one from one that wants a restart.
-        program = f"/usr/lib/postgresql/{self.version}/bin/postgres"
-        file = f"--config-file={self.folder / 'postgresql.conf'}"
-        command = ["runuser", "-u", "postgres", "--", program, file, "-C", "data_directory"]
-        read = subprocess.run(command, capture_output=True, text=True)
-        if read.returncode:
-            errors.append(" ".join(read.stderr.split()))
-        if not errors:
-            return
-        for path, text in former.items():
-            path.write_text(text)
-        put_back = " The former files are back." if former else ""
-        raise Refusal(
-            f"Wanted settings and access rules that PostgreSQL {self.version} understands; found "
-            f"{'; '.join(errors)}; mend that and run again.{put_back}"
-        )
+    def running(self) -> list[str]:
+        """Return postmaster.pid: line 1 is the process, 4 the port, 5 the socket's folder."""
+        file = self.root / self.cluster["pgdata"].lstrip("/") / "postmaster.pid"
+        lines = file.read_text().splitlines() if file.exists() else []
+        alive = lines and (self.root / "proc" / lines[0]).exists()
+        return lines if alive and len(lines) > 4 else []
 
-    def restart(self, verb: str, what: str) -> None:
-        self.changes.append(what)
-        if self.check:
-            return
-        run("systemctl", verb, self.unit)
-        until = time.monotonic() + START_TIMEOUT
-        while subprocess.run(
-            ["runuser", "-u", "postgres", "--", "pg_isready", "--quiet", f"--port={self.port}"]
-        ).returncode:
-            if time.monotonic() > until:
-                raise Refusal(
-                    f"Wanted PostgreSQL to answer within {START_TIMEOUT} s of its {verb}; found "
-                    f"that it does not; see /var/log/postgresql and 'journalctl -u {self.unit}'."
+    def psql(self, *statements: str) -> list[str]:
+        """Return what the server answers its administrator, or nothing if it does not answer."""
+        lines = self.running()
+        if not lines:
+            return []
+        command = [f"{self.binaries}/psql", "--no-psqlrc", "--no-password", "--quiet"]
+        command += ["--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1", f"--port={lines[3]}"]
+        command += [f"--host={lines[4]}", f"--username={self.user.pw_name}", "--dbname=postgres"]
+        command += [f"--command={statement}" for statement in statements]
+        code, said, error = self.run(["runuser", "-u", self.user.pw_name, "--", *command])
+        if code and ("authentication failed" in error or "no password supplied" in error):
+            raise Refused(
+                f"Wanted the system's user {self.user.pw_name} to be let in through the socket; "
+                f"found: {error.strip()}; write `local all {self.user.pw_name} peer` as the first "
+                f"line of {self.hba}."
+            )
+        self.error = error.strip()
+        return [] if code else said.splitlines()
+
+    def state(self) -> dict:
+        """Return what the server knows of its files, nothing if it does not answer."""
+        answer = self.psql(*LOOK)
+        if not answer:
+            return {}
+        found = {name: value or [] for name, value in json.loads(answer[1]).items()}
+        return found | {"settings": json.loads(answer[0]) or []}
+
+    def want(self) -> None:
+        """Note the settings, and the text and mode of each file, None where there is to be none."""
+        certificate, key = self.folder / CERTIFICATE, self.folder / KEY
+        values = {"listen_addresses": ", ".join(self.listen), "port": self.port, "ssl": True}
+        self.files: dict[Path, tuple[str, int] | None] = {certificate: None, key: None}
+        if self.params["tls_certificate"]:
+            values |= {"ssl_cert_file": certificate, "ssl_key_file": key}
+            self.files[certificate] = (self.params["tls_certificate"].strip() + "\n", 0o644)
+            self.files[key] = (self.params["tls_key"].strip() + "\n", 0o600)
+        values |= self.params["settings"]
+        on = {True: "on", False: "off"}
+        self.settings = {
+            name: on[value] if isinstance(value, bool) else str(value)
+            for name, value in values.items()
+        }
+        lines = [f"{name} = {quoted(value)}\n" for name, value in self.settings.items()]
+        self.files[self.conf] = (MARKER + "".join(lines), 0o644)
+        hba, mode = self.content(self.hba)
+        self.files[self.hba] = (with_block(hba, self.access), mode)
+        former = self.content(self.conf)[0] if self.conf.exists() else MARKER
+        if not former.startswith(MARKER):
+            raise Refused(
+                f"Wanted {self.conf} to be this role's, or absent; found another's; move it away."
+            )
+        self.former_names = set(re.findall(r"(?m)^(\w[\w.]*) = ", former))
+
+    def differing(self) -> list[Path]:
+        """Return the files that are not as wanted."""
+        return [
+            path
+            for path, wanted in self.files.items()
+            if wanted != (self.content(path) if path.exists() else None)
+        ]
+
+    @staticmethod
+    def content(path: Path) -> tuple[str, int]:
+        # To the byte, whatever others have in there.
+        text = path.read_bytes().decode("utf-8", "surrogateescape")
+        return text, path.stat().st_mode & 0o777
+
+    def is_loaded(self, state: dict) -> bool:
+        """Tell whether the running server has read the files as they are."""
+        newest = max(path.stat().st_mtime for path in self.files if path.exists())
+        return bool(state) and state["loaded"] > newest
+
+    def pending(self, state: dict) -> list[str]:
+        """Return the settings of ours, or that were, for which the server has to be restarted."""
+        return sorted((self.settings.keys() | self.former_names) & set(state["pending"]))
+
+    def will_be_pending(self, state: dict) -> list[str]:
+        """Return the settings for which it will have to be, once the files are written."""
+        fixed, gone = state["fixed"], self.former_names - self.settings.keys()
+        changed = {name for name, value in self.settings.items() if fixed.get(name, value) != value}
+        return sorted(changed | gone & fixed.keys())
+
+    def answers_over_tls(self) -> bool:
+        """Tell whether the server answers at the first address, and with the certificate."""
+        everywhere = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
+        address = everywhere.get(self.listen[0], self.listen[0])
+        served = served_certificate(address, self.port)
+        wanted = first_certificate(self.params["tls_certificate"])
+        return served is not None and (not wanted or served == ssl.PEM_cert_to_DER_cert(wanted))
+
+    # What is refused.
+
+    def check_port(self) -> None:
+        """Refuse an address that is not the host's, or that another process has."""
+        lines = self.running() if self.cluster else []
+        ours = int(lines[0]) if lines else 0
+        command = ["ss", "--no-header", "--listening", "--tcp", "--numeric", "--processes"]
+        holders = {}
+        for line in self.must(*command, f"sport = :{self.port}").splitlines():
+            address = line.split()[3].rpartition(":")[0].strip("[]").partition("%")[0]
+            process = re.search(r'\(\("([^"]*)",pid=(\d+)', line)
+            name, pid = process.groups() if process else ("unknown", "0")
+            holders[ipaddress.ip_address(address.replace("*", "::"))] = (name, int(pid))
+        foreign = [holder for holder in holders.values() if holder[1] != ours]
+        for name in self.listen:
+            for address in resolve(name):
+                if holders.get(address, ("", -1))[1] == ours:
+                    continue
+                error = bind_error(address, self.port)
+                if error == errno.EADDRINUSE and foreign:
+                    raise Refused(
+                        f"Wanted PostgreSQL to listen on {address} port {self.port}; found process "
+                        f"{foreign[0][1]} ({foreign[0][0]}) listening there; stop that, or choose "
+                        "another postgresql_port."
+                    )
+                # A host without IPv6 is no reason to refuse `*` or localhost.
+                if error == errno.EADDRNOTAVAIL and name not in ("*", "localhost"):
+                    raise Refused(
+                        f"Wanted PostgreSQL to listen on {address}; found that the host says "
+                        f"'{os.strerror(error)}'; use addresses of the host as "
+                        "postgresql_listen_addresses."
+                    )
+
+    def check_settings(self) -> None:
+        """Refuse settings that PostgreSQL does not accept, before they are anywhere on disk."""
+        main = self.cluster["configdir"] + "/postgresql.conf"
+        with contextlib.ExitStack() as files:
+            text = f"include {quoted(main)}\n{self.files[self.conf][0]}"
+            memory = in_memory(text, files)
+            command = [f"{self.binaries}/postgres", "-C", "port"]
+            command += [f"--config-file=/proc/self/fd/{memory}"]
+            user = ["runuser", "-u", self.user.pw_name, "--"]
+            code, _, error = self.run([*user, *command], pass_fds=(memory,))
+        if code:
+            said = re.findall(r"\b(?:LOG|HINT|FATAL): +(?!configuration file)(.*)", error)
+            found = "; ".join(said) or error.strip()
+            raise Refused(
+                "Wanted settings that PostgreSQL accepts; found: "
+                + found.replace(f'"/proc/self/fd/{memory}"', "of the variables postgresql_...")
+                + "; correct that."
+            )
+
+    def check_state(self, state: dict, written: bool) -> None:
+        """Refuse what keeps the server from heeding the files that are on disk."""
+        if state["hba_file"] != f"{self.cluster['configdir']}/pg_hba.conf":
+            raise Refused(
+                f"Wanted access to be decided in {self.hba}; found that the server reads "
+                f"{state['hba_file']}; take the setting hba_file back to the distribution's."
+            )
+        if state["hba_errors"]:
+            raise Refused(
+                f"Wanted {self.hba} to have no errors, as the server ignores all of it otherwise; "
+                f"found {'; '.join(state['hba_errors'])}; correct that."
+            )
+        ours = f"{self.cluster['configdir']}/{SETTINGS}"
+        # The last one counts.
+        last = {entry["name"]: entry["file"] for entry in state["settings"]}
+        for name in sorted(self.settings) if written else ():
+            if last.get(name) != ours:
+                found = last.get(name, "no file, so conf.d is not included by postgresql.conf")
+                raise Refused(
+                    f"Wanted {name} to be what {ours} says; found it set in {found}; remove it "
+                    "there, with ALTER SYSTEM RESET if that is postgresql.auto.conf, or add "
+                    "`include_dir = 'conf.d'` at the end of postgresql.conf."
                 )
-            time.sleep(0.2)
+
+    # What is done.
+
+    def plan(self) -> list[str]:
+        """Return what is to be done, or refuse it. Changes nothing."""
+        self.look()
+        self.check_port()
+        if not self.cluster:
+            return ["install", "settings", "access", "reload", "restart"]
+        with self.as_owner():
+            self.want()
+            differing = self.differing()
+        self.check_settings()
+        state = self.state()
+        plan = ["install"] if self.missing else []
+        names = {self.hba: "access", self.conf: "settings"}
+        plan += dict.fromkeys(names.get(path, "certificate") for path in differing)
+        enabled = self.run(["systemctl", "is-enabled", "postgresql.service"])[1]
+        plan += ["enable"] * (enabled.strip() == "disabled")
+        if not state:
+            return [*plan, "start"]
+        self.check_state(state, written=not differing)
+        if self.pending(state) or (differing and self.will_be_pending(state)):
+            return [*plan, "reload", "restart"]
+        if differing or not self.is_loaded(state) or not self.answers_over_tls():
+            return [*plan, "reload"]
+        return plan
+
+    def as_owner(self):
+        return acting_as(self.cluster["owneruid"], self.cluster["ownergid"])
+
+    def carry_out(self, plan: list[str]) -> None:
+        if "enable" in plan:
+            self.must("systemctl", "enable", "postgresql.service")
+        with self.former_files_on_failure():
+            with self.as_owner():
+                for path in self.differing():
+                    if self.files[path]:
+                        self.put(path, *self.files[path])
+            if "start" in plan:
+                self.must("systemctl", "start", self.unit)
+                self.wait(self.state, "answer")
+            self.check_state(self.state(), written=True)
+            if "reload" in plan:
+                self.must("systemctl", "reload", self.unit)
+                self.wait(lambda: self.is_loaded(self.state()), "load its settings")
+            if self.pending(self.state()):
+                self.must("systemctl", "restart", self.unit)
+                self.wait(self.state, "answer")
+            self.wait(self.answers_over_tls, "answer over TLS with its certificate")
+        with self.as_owner():
+            for path in [path for path, wanted in self.files.items() if not wanted]:
+                path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def former_files_on_failure(self):
+        """Put the files back as they were, and the server to work with them, if it refuses ours."""
+        alive = bool(self.running())
+        with self.as_owner():
+            there = [path for path in self.files if path.exists()]
+            former = {path: (self.content(path), path.stat()) for path in there}
+        try:
+            yield
+        except Refused as refused:
+            with self.as_owner():
+                for path in [p for p in self.files if p.exists()]:
+                    if path not in former:
+                        path.unlink()
+                        continue
+                    content, status = former[path]
+                    if content != self.content(path):
+                        self.put(path, *content)
+                    # Else the next run would take it for a change that is to be loaded.
+                    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+            if alive and not self.running():
+                self.run(["systemctl", "start", self.unit])
+            elif alive:
+                self.run(["systemctl", "reload", self.unit])
+            raise Refused(f"{refused}\nThe former files are back.") from None
+
+    def put(self, path: Path, text: str, mode: int) -> None:
+        """Write a file beside its place, then put it there."""
+        beside = path.with_name(f".{path.name}.new")
+        # What a killed run may have left.
+        beside.unlink(missing_ok=True)
+        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            os.fchmod(descriptor, mode)
+            stream.write(text.encode("utf-8", "surrogateescape"))
+            stream.flush()
+            os.fsync(descriptor)
+        beside.replace(path)
+
+    def wait(self, condition, what: str) -> None:
+        end = time.monotonic() + WAIT_SECONDS
+        while not condition():
+            if time.monotonic() > end:
+                found = f"not so after {WAIT_SECONDS} seconds {self.error}".strip()
+                self.fail(f"PostgreSQL to {what}", found)
+            time.sleep(0.1)
+
+    def must(self, *command: str) -> str:
+        code, said, error = self.run(list(command))
+        if code:
+            self.fail(f"`{' '.join(command)}` to succeed", error.strip())
+        return said
+
+    def fail(self, wanted: str, found: str) -> None:
+        tail = []
+        if self.cluster and os.path.exists(self.cluster["logfile"]):
+            with self.as_owner():
+                lines = Path(self.cluster["logfile"]).read_text(errors="replace").splitlines()
+            # What others asked the server, which it may have noted too, is nobody's business.
+            own = re.compile(r"\b(LOG|WARNING|FATAL|HINT): +(?! |statement|duration|execute|AUDIT)")
+            tail = [line for line in lines if own.search(line)][-9:]
+        raise Refused(
+            f"Wanted {wanted}; found: {found}; correct what PostgreSQL's log says (values of the "
+            f"variables postgresql_... are in {SETTINGS}). It ends with:\n" + "\n".join(tail)
+        )
 
 
-def main() -> None:
+def main():
+    names = {"type": "list", "elements": "str"}
     module = AnsibleModule(
         argument_spec={
-            "settings": {"type": "dict", "required": True},
-            "access": {"type": "list", "elements": "str", "required": True},
-            "certificate": {"type": "str", "default": ""},
-            "key": {"type": "str", "default": "", "no_log": True},
+            "listen_addresses": {**names, "required": True},
+            "port": {"type": "int", "required": True},
+            "allowed_networks": {**names, "default": []},
+            "settings": {"type": "dict", "default": {}},
+            "tls_certificate": {"type": "str", "default": ""},
+            "tls_key": {"type": "str", "default": "", "no_log": True},
         },
         supports_check_mode=True,
     )
-    if module.check_mode and not module.get_bin_path("pg_lsclusters"):
-        module.exit_json(changed=True, changes=["configure the server, once it is installed"])
-    server = None
+    # Two names of the inventory may be one host. Held until this process ends.
+    fcntl.flock(os.open("/run", os.O_RDONLY), fcntl.LOCK_EX)
     try:
-        server = Server(module.check_mode)
-        server.ensure(**module.params)
-    except Refusal as refusal:
-        module.fail_json(msg=str(refusal), changes=server.changes if server else [])
-    module.exit_json(changed=bool(server.changes), changes=server.changes)
+        server = Server(module.params, module.run_command)
+        plan = server.plan()
+        if plan and not module.check_mode:
+            server.carry_out(plan)
+    except Refused as refused:
+        module.fail_json(msg=str(refused))
+    except OSError as error:
+        module.fail_json(msg=f"Wanted the server's files; found {error}; mend that and run again.")
+    module.exit_json(changed=bool(plan), plan=plan, missing=server.missing)
 
 
 if __name__ == "__main__":
