@@ -32,7 +32,12 @@ def root(connection, monkeypatch, former="", **settings):
     probe.check_artifact_root(connection)
 
 
-FORMER = '# Ansible managed\nMLFLOW_ARTIFACTS_DESTINATION="s3://a/b"\nPGPASSWORD="it\'s \\"x\\""\nPEM="a\nb=#"\n'
+FORMER = """# Ansible managed
+MLFLOW_ARTIFACTS_DESTINATION="s3://a/b"
+PGPASSWORD="it's \\"x\\""
+PEM="a
+b=#"
+"""
 
 
 def test_the_same_place_is_no_change(database, monkeypatch):

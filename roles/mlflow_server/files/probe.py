@@ -24,6 +24,9 @@ from pathlib import Path
 # One fixed name, so that a probe that was killed leaves at most this one object.
 PROBE = "mlflow-server-probe"
 
+# Those that MLflow makes before it notes a revision: a run that was cut off there goes on.
+INITIAL_TABLES = ("experiments", "runs", "tags", "metrics", "params")
+
 # What libpq says, and what to do about it.
 LOGIN_REMEDIES = {
     "SSL|certificate": "mend the sslmode and the CA certificate",
@@ -216,6 +219,16 @@ def initialise(make: bool) -> None:
         cursor.execute("SELECT to_regclass('alembic_version')")
         if cursor.fetchone()[0] is not None:
             return
+        cursor.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace "
+            "AND relkind IN ('r', 'p') AND relname <> ALL(%s) LIMIT 1",
+            [list(INITIAL_TABLES)],
+        )
+        if others := cursor.fetchone():
+            raise Refusal(
+                f"Wanted an empty database, or one of MLflow's, at {database_name()}; found the "
+                f"table {others[0]} of something else; choose another database."
+            )
         print("initialised")
         if make:
             from mlflow.store.db.utils import _initialize_tables
