@@ -116,5 +116,17 @@ def test_a_refused_object_says_which_right_is_missing(code, operation, what_to_d
     assert f"{operation} was answered with {code}" in refusal and what_to_do in refusal
 
 
+def test_a_refusal_that_is_only_told_in_a_text_is_understood():
+    """As MLflow sums up the downloads of its threads."""
+    said = (
+        "The following failures occurred while downloading one or more artifacts from s3://a/b:\n"
+        "##### File x #####\n"
+        "An error occurred (AccessDenied) when calling the GetObject operation: Access Denied\n"
+    )
+    assert "add s3:GetObject for s3://a/b" in str(
+        probe.refused_store(ValueError(said), "s3://a/b", "get")
+    )
+
+
 def test_no_key_at_all_is_told_too():
     assert "attach a profile" in str(probe.refused_store(NoCredentialsError(), "s3://a/b", "put"))

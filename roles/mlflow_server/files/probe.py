@@ -238,21 +238,22 @@ def initialise(make: bool) -> None:
 
 
 def refused_store(error: Exception, uri: str, step: str) -> Refusal:
-    """Say what an artifact store refused; S3 names code and operation, others raise their own."""
-    cause = error
-    while cause and not hasattr(cause, "operation_name"):
-        cause = cause.__cause__ or cause.__context__
+    """Say what an artifact store refused. In S3's case its answer is in the text of the error, or
+    of the one that it was raised from: MLflow and boto3 have errors of their own."""
+    said, cause = str(error), error
+    while cause := cause.__cause__ or cause.__context__:
+        said += f" {cause}"
     found = f"{type(error).__name__}: {error}"
     what_to_do = "mend that, or give the service that right"
-    if cause:
-        code, operation = cause.response["Error"]["Code"], cause.operation_name
-        found = f"{operation} was answered with {code}: {cause.response['Error'].get('Message')}"
+    if answer := re.search(r"\((\w+)\) when calling the (\w+) operation.*?: ([^\n]*)", said):
+        code, operation, message = answer.groups()
+        found = f"{operation} was answered with {code}: {message.strip()}"
         action = S3_ACTIONS.get(operation, f"s3:{operation}")
         allow = f"add {action} for {uri} to the policy of the user or role"
         # The answer to HeadObject has no body, so no code but that of HTTP.
         is_denied = re.search("AccessDenied|403|Forbidden", code)
         what_to_do = remedy(STORE_REMEDIES, code, allow if is_denied else "mend that")
-    elif type(error).__name__ in ("NoCredentialsError", "CredentialRetrievalError"):
+    elif re.search("NoCredentialsError|CredentialRetrievalError|locate credentials", found + said):
         what_to_do = "give the service a key, or attach a profile to the instance"
     return Refusal(
         f"Wanted to put, get and delete {PROBE} in the artifact store {uri}; found that {step} "
