@@ -213,12 +213,11 @@ def test_rights_that_were_taken_away_are_given_again(lab):
         "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM lab_readwrite; "
         "REVOKE ALL ON ALL SEQUENCES IN SCHEMA public FROM lab_readwrite; "
         "REVOKE CONNECT ON DATABASE lab FROM lab_readwrite; "
-        "GRANT CONNECT ON DATABASE lab TO PUBLIC; "
         "ALTER DEFAULT PRIVILEGES FOR ROLE lab_owner IN SCHEMA public "
         "REVOKE ALL ON TABLES FROM lab_readwrite",
         "lab",
     )
-    plan = ["PUBLIC out", "CONNECT", "1 tables", "tables to come", "1 sequences"]
+    plan = ["CONNECT", "1 tables", "tables to come", "1 sequences"]
     assert lab.make(check=True) == plan
     assert lab.make() == plan
     assert lab.make() == []
