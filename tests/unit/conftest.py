@@ -1,4 +1,4 @@
-"""Lets the unit tests import a role's module by its name, and use Ansible's own plugins."""
+"""Lets the unit tests import a role's modules and scripts by name, and use Ansible's plugins."""
 
 import sys
 from pathlib import Path
@@ -6,5 +6,6 @@ from pathlib import Path
 from ansible.plugins.loader import init_plugin_loader
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = sorted(str(folder) for folder in ROOT.glob("roles/*/library"))
+for kind in ("library", "files"):
+    sys.path[:0] = sorted(str(folder) for folder in ROOT.glob(f"roles/*/{kind}"))
 init_plugin_loader()

@@ -1,14 +1,7 @@
 """What the operator is told when a server does not answer as MLflow's client says it."""
 
-import importlib.util
-from pathlib import Path
-
+import ask
 import pytest
-
-ROOT = Path(__file__).resolve().parents[2]
-spec = importlib.util.spec_from_file_location("ask", ROOT / "roles/mlflow_client/files/ask.py")
-ask = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(ask)
 
 STATUS = "API request to endpoint /api/2.0/x failed with error code {} != 200. Response body: '{}'"
 BROKEN = "failed with exception HTTPConnectionPool(host='h', port=1): Max retries exceeded ({})"

@@ -2,14 +2,11 @@
 
 import io
 import sys
-from pathlib import Path
 
+import probe
 import pytest
 from botocore.exceptions import ClientError, NoCredentialsError
 from sqlalchemy import create_engine, text
-
-sys.path.append(str(Path(__file__).resolve().parents[2] / "roles/mlflow_server/files"))
-import probe  # noqa: E402
 
 
 @pytest.fixture
