@@ -295,7 +295,7 @@ def start_both_on_postgresql(tutorial: Host) -> Host:
     say("Both on one PostgreSQL server")
     password = secrets.token_hex(16)
     database, ours = Host("database"), Host("ours")
-    networks = {"postgresql_allowed_networks": [f"{database.address}/24"]}
+    networks = {"postgresql_allowed_networks": ["samenet"]}
     variables = {
         "mlflow_server_database_host": database.address,
         "mlflow_server_database_owner_password": password,
