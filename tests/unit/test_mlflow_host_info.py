@@ -2,6 +2,8 @@
 
 import os
 import pwd
+import subprocess
+import time
 
 import mlflow_host_info
 
@@ -60,3 +62,41 @@ def test_a_linked_data_folder_is_to_be_named_itself(tmp_path):
     link = tmp_path / "link"
     link.symlink_to("/srv/data")
     assert "a link to /srv/data" in mlflow_host_info.foreign("no-such-user", str(link), [])[0]
+
+
+def test_a_slot_tells_its_key_and_login_and_no_secret(tmp_path):
+    """Which are in effect is asked of the host, and shown by a playbook that anybody may run."""
+    key = "[default]\naws_access_key_id = AKIA1\naws_secret_access_key = s%cret\n"
+    (tmp_path / "aws_shared_credentials_file").write_text(key)
+    login = '# managed\nPGPASSWORD="it\'s \\"secret\\""\nPGUSER="mlflow_b"\n'
+    (tmp_path / "database.env").write_text(login)
+    (tmp_path / "release").symlink_to(tmp_path)
+    found = mlflow_host_info.slot(tmp_path)
+    assert (found["access_key_id"], found["login"]) == ("AKIA1", "mlflow_b")
+    assert set(found["files"]) == {"aws_shared_credentials_file", "database.env"}
+    assert "cret" not in str(found)
+
+
+def test_a_slot_without_key_and_login_is_told_too(tmp_path):
+    found = mlflow_host_info.slot(tmp_path)
+    assert found == {"access_key_id": "", "login": "", "files": {}}
+
+
+def test_what_serves_is_what_the_link_names(tmp_path):
+    for name in ("wanted", "blue", "green"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "database.env").write_text(f'PGUSER="{name}"')
+    assert mlflow_host_info.serving("mlflow-none", tmp_path)["serving"] == ""
+    (tmp_path / "current.sock").symlink_to("/run/mlflow/green/server.sock")
+    found = mlflow_host_info.serving("mlflow-none", tmp_path)
+    assert (found["serving"], found["login"]) == ("green", "green")
+    assert found["installed"] == (tmp_path / "green/database.env").stat().st_ctime
+
+
+def test_a_process_was_started_when_it_was():
+    """A process that is older than the key it should have is how a forgotten one is found."""
+    before = time.time()
+    with subprocess.Popen(["sleep", "5"]) as process:
+        found = mlflow_host_info.start(process.pid)
+        process.kill()
+    assert before - 0.05 <= found <= time.time() + 0.05

@@ -101,7 +101,7 @@ class FakeHost:
     def journal(self, unit, since):
         return f"journal of {unit}"
 
-    def start_probe(self, instance, slot, words, seconds, former=None):
+    def start_probe(self, instance, slot, words, seconds, former=None, more=""):
         self.probed.append((words, former and former.name))
         return self.database if words[0] == "database" else self.probe
 
@@ -154,11 +154,11 @@ class World:
     def want(self, text):
         (self.config / "wanted/server.env").write_text(text)
 
-    def make_roll(self, mode="blue_green", any_artifact_root=False):
-        return Roll("mlflow", mode, 800, any_artifact_root, 120, 60, self.host, self.root)
+    def make_roll(self, mode="blue_green", any_artifact_root=False, **more):
+        return Roll("mlflow", mode, 800, any_artifact_root, 120, 60, self.host, self.root, **more)
 
-    def roll(self, mode="blue_green", any_artifact_root=False):
-        roll = self.make_roll(mode, any_artifact_root)
+    def roll(self, mode="blue_green", any_artifact_root=False, **more):
+        roll = self.make_roll(mode, any_artifact_root, **more)
         with roll.lock():
             roll.run()
         return roll
@@ -466,6 +466,98 @@ def test_a_killed_copy_leaves_no_half_slot(world, monkeypatch):
     assert tree(world.config / "green") == tree(world.config / "wanted")
 
 
+def test_other_texts_serve_and_nothing_else_that_is_wanted(world):
+    """A rotation must not deliver what somebody else has written and not rolled yet."""
+    (world.config / "wanted/key").write_text("old key")
+    (world.config / "wanted/key").chmod(0o400)
+    world.roll()
+    world.want("two, unproven")
+    before = (world.config / "blue/server.env").stat().st_mtime_ns
+    world.roll(texts={"key": "new key"})
+    assert world.host.served() == "one"
+    for place in ("wanted", "green"):
+        assert (world.config / place / "key").read_text() == "new key"
+        assert (world.config / place / "key").stat().st_mode & 0o777 == 0o400
+        since = (world.config / place / "server.env").stat().st_mtime_ns
+        assert since == before, "since when a text is in use is read off its file"
+    assert not list(world.config.glob(".wanted*"))
+    assert world.roll(texts={"key": "new key"}).steps == [], "a second run changes nothing"
+
+
+@pytest.mark.parametrize("failing", ["store", "disk"])
+def test_a_refused_text_leaves_what_serves_and_what_is_wanted(world, monkeypatch, failing):
+    """Else the next roll, for whatever reason, would bring the refused key back."""
+    (world.config / "wanted/key").write_text("old key")
+    world.roll()
+    world.want("two")
+    if failing == "store":
+        world.host.probe = FakeProbe(1, "Wanted to put; found denied; give the right.")
+    else:
+        monkeypatch.setattr(
+            mlflow_roll, "sync", lambda *_: (_ for _ in ()).throw(OSError(28, "full"))
+        )
+    with pytest.raises((RollError, OSError), match="denied|full"):
+        world.roll(texts={"key": "refused"})
+    assert world.host.served() == "one"
+    assert (world.config / "wanted/key").read_text() == "old key"
+    assert (world.config / "wanted/server.env").read_text() == "two"
+    assert not list(world.config.glob(".wanted*"))
+
+
+def test_texts_go_only_where_they_have_been(world):
+    """A host on which site.yml has never put a key has no use for one."""
+    with pytest.raises(RollError, match="found none; run site.yml first"):
+        world.roll(texts={"key": "new"})
+    world.roll()
+    with pytest.raises(RollError, match="Wanted key in what mlflow serves with"):
+        world.roll(texts={"key": "new"})
+
+
+def test_the_idle_slot_goes_when_it_is_to_be_wiped(world):
+    """It holds the former secret. What serves has to go on without it, also through a roll."""
+    world.roll()
+    world.want("two")
+    assert (world.config / "blue").exists()
+    world.roll(wipe_idle=True)
+    assert not (world.config / "blue").exists()
+    assert world.roll(wipe_idle=True).steps == []
+    world.want("three")
+    world.roll()
+    assert world.host.served() == "three"
+
+
+@pytest.mark.parametrize("mode", ["blue_green", "stop_start"])
+def test_a_roll_with_texts_killed_anywhere_is_finished_by_the_next(world, mode):
+    (world.config / "wanted/key").write_text("0")
+    world.roll()
+    kills = 0
+    note = Roll.note
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Roll, "note", lambda self, text: (world.host.act(text), note(self, text)))
+        for name in ("copy_tree", "put", "sync"):
+            real = getattr(mlflow_roll, name)
+            patch.setattr(mlflow_roll, name, lambda *a, f=real: (world.host.act("file"), f(*a))[1])
+        for turn in range(100):
+            texts = {"key": f"{turn + 1}"}
+            world.host.left = turn
+            try:
+                world.roll(mode, texts=texts, wipe_idle=True)
+            except Killed:
+                kills += 1
+            else:
+                break
+            finally:
+                world.host.left = None
+            if mode == "blue_green":
+                assert world.host.served() == "one", f"nothing serves, kill {turn}"
+            world.roll(mode, texts=texts, wipe_idle=True)
+            found = [path.read_text() for path in world.config.rglob("key")]
+            assert found == [texts["key"]] * 2, "in what is wanted and in what serves"
+            assert len(world.enabled()) == len(world.active()) == 1
+            assert not list(world.config.glob(".*.new")) + list(world.config.glob(".wanted*"))
+    assert kills > 20, "it does more than twenty things that can be interrupted"
+
+
 HOLDER = """
 import json, sys, fcntl, time, os
 lock = open(sys.argv[1], "a+"); fcntl.flock(lock, fcntl.LOCK_EX)
@@ -482,8 +574,10 @@ def test_a_second_roll_waits_and_then_names_the_holder(world):
     with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as holder:
         holder.stdout.readline()
         begun = world.host.time
-        with pytest.raises(RollError, match=f"process {holder.pid}.*fill green"):
-            world.roll()
+        roll = world.make_roll()
+        with pytest.raises(RollError, match=f"process {holder.pid}.*fill green"), roll.lock():
+            pass
+        assert roll.steps == [f"wait for process {holder.pid}, which rolls mlflow already"]
         assert 30 <= world.host.time - begun < 32
         holder.kill()
     world.roll()

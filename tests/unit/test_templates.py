@@ -11,18 +11,20 @@ ROLE = Path(__file__).resolve().parents[2] / "roles/mlflow_server"
 HOST = {"memory_mb": 4000, "cores": 2}
 
 
-def render(template, **variables):
-    """Return a text of the role's templates with the role's defaults and these variables."""
+def evaluate(expression, **variables):
+    """Return what an expression is with the role's defaults and these variables."""
     loader = DataLoader()
     known = {"inventory_hostname": "server", "ansible_managed": "managed"}
     for file in ("defaults/main.yml", "vars/main.yml"):
         known |= loader.load_from_file(str(ROLE / file), trusted_as_template=True)
-    known |= {"__mlflow_server_host": HOST} | variables
+    known |= {"mlflow_server_look": HOST, "ansible_search_path": [str(ROLE)]} | variables
     templar = Templar(loader=loader, variables=known)
-    path = ROLE / "templates" / template
-    return templar.template(
-        trust_as_template(f"{{{{ lookup('ansible.builtin.template', '{path}') }}}}")
-    )
+    return templar.template(trust_as_template(f"{{{{ {expression} }}}}"))
+
+
+def render(template, **variables):
+    """Return a text of the role's templates."""
+    return evaluate(f"lookup('ansible.builtin.template', '{template}')", **variables)
 
 
 def environment(text):
@@ -36,8 +38,20 @@ def environment(text):
     return found
 
 
+def settings(**variables):
+    """Return all environment variables of the server, the later files before the earlier ones."""
+    own = "{'server.env': lookup('ansible.builtin.template', 'environment.j2', "
+    own += "template_vars={'settings': __mlflow_server_settings})}"
+    texts = f"{own} | combine(mlflow_server_secret_texts, mlflow_server_database_texts)"
+    found = evaluate(texts, **variables)
+    files = evaluate("__mlflow_server_environment_files", **variables)
+    assert set(found) < set(files)
+    read = (environment(found[name]) for name in files if name in found)
+    return {name: value for file in read for name, value in file.items()}
+
+
 def value(name, **variables):
-    return environment(render("server.env.j2", **variables))[name]
+    return settings(**variables)[name]
 
 
 @pytest.mark.parametrize(
@@ -72,7 +86,7 @@ def test_secrets_go_before_settings_and_settings_before_ours():
 def test_workers_fit_the_cores_and_twice_the_memory(memory, cores, roll, workers):
     """(memory - 384) / colours, less 270 for the parent, in parts of 260 MB; at most the cores."""
     host = {"memory_mb": memory, "cores": cores}
-    found = value("MLFLOW_WORKERS", __mlflow_server_host=host, mlflow_server_roll=roll)
+    found = value("MLFLOW_WORKERS", mlflow_server_look=host, mlflow_server_roll=roll)
     assert int(found) == workers
 
 
@@ -121,12 +135,24 @@ DATABASE = {
 
 def test_a_database_is_reached_without_a_password_in_a_uri():
     """Half of all odd characters would have to be quoted there, and URIs end in logs."""
-    found = environment(render("server.env.j2", **DATABASE))
+    found = settings(**DATABASE)
     assert found["MLFLOW_BACKEND_STORE_URI"] == "postgresql+psycopg2://"
     assert (found["PGUSER"], found["PGPASSWORD"]) == ("mlflow_a", "p@ss%/:w\"'\\")
     assert found["PGSSLMODE"] == "require", "never without TLS unless the operator says so"
     assert "another" not in found.values()
-    assert not [name for name in environment(render("server.env.j2")) if name.startswith("PG")]
+    assert not [name for name in settings() if name.startswith("PG")]
+
+
+def test_the_login_that_a_rotation_has_switched_to_stays():
+    """site.yml must not undo it, and a host that is new takes the one that others have."""
+    for login in DATABASE["mlflow_server_database_logins"]:
+        name, password = login["name"], login["password"]
+        look = {"mlflow_server_look": HOST | {"login": name}}
+        found = settings(**DATABASE, hostvars={"server": look})
+        assert (found["PGUSER"], found["PGPASSWORD"]) == (name, password)
+    others = {"server": {}, "other": {"mlflow_server_look": {"login": "mlflow_b"}}}
+    found = settings(**DATABASE, hostvars=others, ansible_play_hosts_all=["server", "other"])
+    assert found["PGUSER"] == "mlflow_b"
 
 
 def test_a_ca_is_checked_against_as_soon_as_there_is_one():
@@ -145,10 +171,10 @@ def test_a_ca_is_checked_against_as_soon_as_there_is_one():
 )
 def test_artifacts_go_through_the_server_or_not_at_all(serve, there, missing):
     """In direct mode the server's own way to the store would go around the store's policy."""
-    settings = {
+    given = {
         "mlflow_server_serve_artifacts": serve,
         "mlflow_server_artifacts_destination": "s3://bucket/prefix",
     }
-    found = environment(render("server.env.j2", **settings))
+    found = settings(**given)
     assert found[there] == "s3://bucket/prefix" and missing not in found
     assert found.get("MLFLOW_SERVE_ARTIFACTS", "true") == str(serve).lower()

@@ -68,6 +68,6 @@ def test_the_new_one_serves_beside_the_old_and_then_in_its_place(control, host, 
     control.converge(**TAKE_OVER)
     assert has_experiment(host, "by hand", port=PORT)
     assert request(host, "/health", port=PORT)[0] == 200
-    environment = host.check_output("cat /etc/mlflow-adopted/wanted/server.env")
+    environment = host.check_output("cat /etc/mlflow-adopted/wanted/database.env")
     assert 'PGUSER="adopted_a"' in environment
     assert "changed=0" in control.converge(**TAKE_OVER)

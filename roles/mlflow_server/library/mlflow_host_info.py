@@ -7,7 +7,8 @@ DOCUMENTATION = r"""
 module: mlflow_host_info
 short_description: What a host has for an MLflow instance
 description:
-  - Reads init system, memory and cores, and who owns what the instance would use. Changes nothing.
+  - Reads init system, memory and cores, who owns what the instance would use, and which colour
+    serves with which key and login. Changes nothing, and returns no secret.
 options:
   user:
     description: Name of the service user.
@@ -17,11 +18,10 @@ options:
     description: Its home, which it or root may own.
     type: path
     required: true
-  root_folders:
-    description: Folders that nobody but root may own.
-    type: list
-    elements: path
-    default: []
+  config:
+    description: Its folder in C(/etc), which nobody but root may own.
+    type: path
+    required: true
 author: mlflow-ansible
 """
 
@@ -30,8 +30,8 @@ EXAMPLES = r"""
   mlflow_host_info:
     user: mlflow
     home: /var/lib/mlflow
-    root_folders: [/etc/mlflow]
-  register: __mlflow_server_host
+    config: /etc/mlflow
+  register: mlflow_server_look
 """
 
 RETURN = r"""
@@ -42,11 +42,33 @@ cores: {description: Processors that may be used., type: int, returned: always}
 user: {description: The user that was asked for., type: str, returned: always}
 place: {description: "Tells this host and instance from all others.", type: str, returned: always}
 foreign: {description: "What somebody else holds, a phrase each.", type: list, returned: always}
+serving: {description: "The colour that the link names, or empty.", type: str, returned: always}
+slots:
+  description:
+    - For each of wanted, blue and green that there is, C(access_key_id), C(login), and by the name
+      of each file since when it has its text, in seconds of the epoch.
+  type: dict
+  returned: always
+access_key_id: {description: That of the slot that serves., type: str, returned: always}
+login: {description: That of the slot that serves., type: str, returned: always}
+installed:
+  description: When the slot that serves was filled, in seconds of the epoch, 0 if none serves.
+  type: float
+  returned: always
+started:
+  description: When the oldest process that serves was started, in the same, 0 if there is none.
+  type: float
+  returned: always
+others: {description: Processes of the colour that does not serve., type: list, returned: always}
 """
 
+import configparser
 import os
 import pwd
 import re
+import shlex
+import subprocess
+import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -88,31 +110,89 @@ def foreign(user: str, home: str, root_folders: list[str]) -> list[str]:
     return found
 
 
+def slot(folder: Path) -> dict:
+    """Return which key and login a slot has, and since when each of its files has its text."""
+    files = {path.name: path.lstat().st_mtime for path in folder.iterdir() if path.is_file()}
+    key, login = configparser.ConfigParser(interpolation=None), {}
+    if "aws_shared_credentials_file" in files:
+        key.read(folder / "aws_shared_credentials_file")
+    if "database.env" in files:
+        words = shlex.split((folder / "database.env").read_text(), comments=True)
+        login = dict(word.split("=", 1) for word in words)
+    return {
+        "access_key_id": key.get("default", "aws_access_key_id", fallback=""),
+        "login": login.get("PGUSER", ""),
+        "files": files,
+    }
+
+
+def processes(unit: str) -> list[int]:
+    """Return the processes of a unit, by its control group: cgroups(7)."""
+    command = ["systemctl", "show", "--property=ControlGroup", "--value", unit]
+    group = subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    for top in ("", "systemd", "unified"):
+        file = Path("/sys/fs/cgroup", top, group.lstrip("/"), "cgroup.procs")
+        if group and file.exists():
+            return sorted(int(line) for line in file.read_text().split())
+    return []
+
+
+def start(process: int) -> float:
+    """Return when a process was started, in seconds of the epoch: proc_pid_stat(5), field 22."""
+    ticks = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(ticks) / os.sysconf("SC_CLK_TCK")
+    return time.time() - age
+
+
+def serving(instance: str, config: Path) -> dict:
+    """Return what serves, and with what."""
+    folders = {name: config / name for name in ("wanted", "blue", "green")}
+    slots = {name: slot(folder) for name, folder in folders.items() if folder.is_dir()}
+    link = config / "current.sock"
+    colour = Path(os.readlink(link)).parent.name if link.is_symlink() else ""
+    found = {"serving": colour, "slots": slots, "installed": 0, "started": 0, "others": []}
+    for name in ("access_key_id", "login"):
+        found[name] = slots.get(colour, {}).get(name, "")
+    if colour in slots:
+        # Filled before the unit was started; a former text keeps its date.
+        files = [path for path in folders[colour].iterdir() if path.is_file()]
+        found["installed"] = max(path.lstat().st_ctime for path in files)
+        starts = [start(process) for process in processes(f"{instance}-{colour}.service")]
+        found["started"] = min(starts, default=0)
+        other = {"blue": "green", "green": "blue"}[colour]
+        found["others"] = processes(f"{instance}-{other}.service")
+    return found
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "user": {"type": "str", "required": True},
             "home": {"type": "path", "required": True},
-            "root_folders": {"type": "list", "elements": "path", "default": []},
+            "config": {"type": "path", "required": True},
         },
         supports_check_mode=True,
     )
+    user, home = module.params["user"], module.params["home"]
+    config = Path(module.params["config"])
+    root_folders = [config, *(config / name for name in ("wanted", "blue", "green"))]
     module.exit_json(
         # The test that sd_booted(3) documents.
         systemd=Path("/run/systemd/system").is_dir(),
         init=Path("/proc/1/comm").read_text().strip(),
         memory_mb=memory_mb(Path("/proc/meminfo").read_text()),
         cores=len(os.sched_getaffinity(0)),
-        user=module.params["user"],
+        user=user,
         place=" ".join(
             [
                 # Cloned machines may have the first in common, containers the second.
                 Path("/etc/machine-id").read_text().strip(),
                 Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
-                module.params["user"],
+                user,
             ]
         ),
-        foreign=foreign(**module.params),
+        foreign=foreign(user, home, [str(folder) for folder in root_folders]),
+        **serving(user, config),
     )
 
 

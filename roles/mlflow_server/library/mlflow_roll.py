@@ -13,6 +13,7 @@ description:
   - If the idle colour does not become ready the old one has never stopped serving, and the module
     fails with the journal of the one that did not start.
   - Killed at any point, the next run finishes. Two runs on one host wait for each other.
+  - With O(texts) only these change, whatever else is wanted; with O(prove) nothing does.
 options:
   instance:
     description: Name of the instance. Units, folders and sockets follow from it.
@@ -41,6 +42,21 @@ options:
     description: Seconds for requests in flight on the old colour, and again when it stops.
     type: int
     default: 60
+  texts:
+    description:
+      - Other texts for some files of what serves, by their names. C(wanted) becomes what serves
+        with these, and if the roll fails what it was before.
+    type: dict
+    default: {}
+  wipe_idle:
+    description: At the end remove the idle slot, as it holds former secrets.
+    type: bool
+    default: false
+  prove:
+    description:
+      - Do no more than put, get and delete an object with the settings that serve and these
+        environment variables on top of them, as the service user.
+    type: dict
 author: mlflow-ansible
 """
 
@@ -48,6 +64,11 @@ EXAMPLES = r"""
 - name: Roll
   mlflow_roll:
     instance: mlflow
+
+- name: Let it serve with another key
+  mlflow_roll:
+    instance: mlflow
+    texts: {aws_shared_credentials_file: "{{ text_of_the_file }}"}
 """
 
 RETURN = r"""
@@ -60,10 +81,12 @@ import fcntl
 import http.client
 import json
 import os
+import re
 import shutil
 import socket
 import stat
 import subprocess
+import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -120,17 +143,26 @@ class Host:
         ).strip()
 
     def start_probe(
-        self, instance: str, slot: Path, words: list[str], seconds: int, former: Path | None = None
+        self,
+        instance: str,
+        slot: Path,
+        words: list[str],
+        seconds: int,
+        former: Path | None = None,
+        more: str = "",
     ):
         """Start the slot's probe as the service user, with its environment and a time limit.
 
-        A probe that is to compare gets the settings of the former slot on its standard input.
+        Args:
+            former: A slot whose settings a probe that compares gets on its standard input.
+            more: Path of a file with environment variables that go before the slot's.
         """
         properties = [
             line.replace("%j", slot.name)
             for line in (slot / "mlflow.service").read_text().splitlines()
-            if line.startswith("Environment=")
+            if line.startswith("Environment")
         ]
+        properties += [f"EnvironmentFile={more}"] if more else []
         settings = former / "server.env" if former else Path(os.devnull)
         # Who deleted the file by hand has nothing to compare with.
         with open(settings if settings.exists() else os.devnull) as stdin:
@@ -143,8 +175,6 @@ class Host:
                     "--collect",
                     f"--uid={instance}",
                     f"--gid={instance}",
-                    f"--property=EnvironmentFile={slot}/generated.env",
-                    f"--property=EnvironmentFile={slot}/server.env",
                     "--property=WorkingDirectory=~",
                     "--property=UMask=0077",
                     "--property=NoNewPrivileges=yes",
@@ -253,6 +283,13 @@ def copy_tree(source: Path, target: Path) -> None:
             os.fsync(descriptor)
     os.chown(target, status.st_uid, status.st_gid)
     target.chmod(stat.S_IMODE(status.st_mode))
+    # Since when a secret is in use is read off its file.
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+def quoted(value: str) -> str:
+    """Return a value for an environment file, as systemd.exec(5) has it."""
+    return '"' + re.sub(r'(["\\\\$`])', r"\\\1", value) + '"'
 
 
 def put(path: Path, text: bytes) -> None:
@@ -278,8 +315,8 @@ class Roll:
     """One instance on one host.
 
     Args:
-        instance, mode, memory_mb, allow_artifact_root_change, ready_timeout, drain_timeout: the
-            module's options.
+        instance, mode, memory_mb, allow_artifact_root_change, ready_timeout, drain_timeout, texts,
+            wipe_idle: the module's options.
         host: what the host can be asked.
         root: folder taken for /, for the unit tests.
     """
@@ -294,11 +331,13 @@ class Roll:
         drain_timeout: int,
         host: Host,
         root: Path = Path("/"),
+        texts: dict | None = None,
+        wipe_idle: bool = False,
     ):
         self.instance, self.mode, self.memory_mb = instance, mode, memory_mb
         self.allow_artifact_root_change = allow_artifact_root_change
         self.ready_timeout, self.drain_timeout = ready_timeout, drain_timeout
-        self.host = host
+        self.host, self.texts, self.wipe_idle = host, texts or {}, wipe_idle
         self.config = root / "etc" / instance
         self.wanted = self.config / "wanted"
         self.current = self.config / "current.sock"
@@ -349,7 +388,8 @@ class Roll:
         if not colour:
             return ["nothing serves yet"]
         slot, unit = self.config / colour, self.units / self.unit(colour)
-        wanted, found = tree(self.wanted), tree(slot)
+        found = tree(slot)
+        wanted = self.adopted(found) if self.texts else tree(self.wanted)
         reasons = [
             f"{name} in {colour} differs from wanted"
             for name in sorted(wanted.keys() | found.keys())
@@ -386,7 +426,7 @@ class Roll:
                     fcntl.flock(self.lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 except BlockingIOError:
-                    self.check_holder()
+                    self.wait_for_holder()
                     self.host.sleep(0.2)
             # Draining takes the timeout, stopping a colour the same and what the unit adds to it.
             waits = self.ready_timeout + ANSWER_TIMEOUT + 4 * (self.drain_timeout + 15)
@@ -397,7 +437,7 @@ class Roll:
             finally:
                 self.lock_file.truncate(0)
 
-    def check_holder(self) -> None:
+    def wait_for_holder(self) -> None:
         """Raise RollError if the holder of the lock is past the deadline it gave itself."""
         self.lock_file.seek(0)
         try:
@@ -411,6 +451,9 @@ class Roll:
                 f"so, at step '{holder['step']}', past its own deadline; look at that process, end "
                 "it if it hangs, and run again."
             )
+        waited = f"wait for process {holder['pid']}, which rolls {self.instance} already"
+        if waited not in self.steps:
+            self.steps.append(waited)
 
     def step(self, text: str) -> None:
         """Note a step before it is done."""
@@ -428,11 +471,97 @@ class Roll:
 
     def run(self) -> list[str]:
         """Do what is to be done and return the reasons that there were."""
+        self.remove(".wanted.new", ".wanted.old")  # what a killed run left
         reasons = self.reasons()
-        if reasons:
-            self.replace()
+        former = self.config / ".wanted.old"
+        if self.texts:
+            self.adopt(former)
+        try:
+            if reasons:
+                self.replace()
+        except (RollError, OSError):
+            if former.exists():
+                self.step("want again what was wanted before")
+                self.remove("wanted")
+                former.rename(self.wanted)
+            raise
         self.settle()
+        self.remove(".wanted.old")
         return reasons
+
+    def remove(self, *names: str) -> None:
+        """Remove folders of the instance, if they are there."""
+        for name in names:
+            if (self.config / name).exists():
+                shutil.rmtree(self.config / name)
+
+    # Other texts for some files
+
+    def adopted(self, slot: dict[str, tuple]) -> dict[str, tuple]:
+        """Return what a slot is with the texts in it.
+
+        Raises:
+            RollError: It does not have these files.
+        """
+        if missing := sorted(self.texts.keys() - slot.keys()):
+            raise RollError(
+                f"Wanted {' and '.join(missing)} in what {self.instance} serves with; found none; "
+                "run site.yml with that setting first. Nothing has changed."
+            )
+        new = {name: (*slot[name][:-1], text.encode()) for name, text in self.texts.items()}
+        return slot | new
+
+    def adopt(self, former: Path) -> None:
+        """Make what is wanted a copy of what serves, with the texts in it, at once.
+
+        Args:
+            former: Where to put what was wanted before.
+        """
+        serving = self.serving()
+        if not serving:
+            raise RollError(
+                f"Wanted a server {self.instance} that serves; found none; run site.yml first."
+            )
+        if tree(self.wanted) == self.adopted(tree(self.config / serving)):
+            return
+        beside = self.config / ".wanted.new"
+        self.step("want what serves, with other texts")
+        try:
+            copy_tree(self.config / serving, beside)
+            for name, text in self.texts.items():
+                if (beside / name).read_bytes() != text.encode():
+                    (beside / name).write_bytes(text.encode())
+                    sync(beside / name)
+        except OSError:
+            self.remove(".wanted.new")
+            raise
+        if self.wanted.exists():
+            self.wanted.rename(former)
+        beside.rename(self.wanted)
+        sync(self.config)
+
+    def prove(self, environment: dict[str, str]) -> None:
+        """Put, get and delete an object with what serves and some variables on top of it.
+
+        Raises:
+            RollError: That is refused, with the reason.
+        """
+        serving = self.serving()
+        if not serving:
+            raise RollError(
+                f"Wanted a server {self.instance} that serves; found none; run site.yml first."
+            )
+        # Only root may read it, and only in memory.
+        with tempfile.NamedTemporaryFile("w", dir="/run", prefix=f".{self.instance}-") as more:
+            more.writelines(f"{name}={quoted(value)}\n" for name, value in environment.items())
+            more.flush()
+            slot = self.config / serving
+            probe = self.host.start_probe(
+                self.instance, slot, ["artifacts"], self.ready_timeout, more=more.name
+            )
+            said = probe.communicate()[1].strip()
+        if probe.returncode:
+            raise RollError(f"{said or 'The probe did not end in time.'} Nothing has changed.")
 
     def replace(self) -> None:
         """Bring the idle colour up from wanted and let it serve."""
@@ -594,6 +723,9 @@ class Roll:
             self.drain(idle)
             self.step(f"stop {idle}")
             self.host.command("systemctl", "disable", "--now", self.unit(idle))
+        if self.wipe_idle and (self.config / idle).exists():
+            self.step(f"remove what {idle} had, as it holds former secrets")
+            self.remove(idle)
 
     def drain(self, colour: str) -> None:
         """Wait until nobody talks to a colour any more, or the limit is reached."""
@@ -618,11 +750,19 @@ def main() -> None:
             "allow_artifact_root_change": {"type": "bool", "default": False},
             "ready_timeout": {"type": "int", "default": 120},
             "drain_timeout": {"type": "int", "default": 60},
+            "texts": {"type": "dict", "default": {}, "no_log": True},
+            "wipe_idle": {"type": "bool", "default": False},
+            "prove": {"type": "dict", "no_log": True},
         },
         supports_check_mode=True,
     )
+    prove = module.params.pop("prove")
     roll = Roll(host=Host(), **module.params)
     try:
+        if prove is not None:
+            if not module.check_mode:
+                roll.prove(prove)
+            module.exit_json(changed=False, colour=roll.serving(), reasons=[], steps=[])
         if module.check_mode:
             reasons = roll.reasons()
         else:

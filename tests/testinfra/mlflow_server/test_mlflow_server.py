@@ -37,7 +37,7 @@ def test_the_service_cannot_write_what_root_acts_on(host):
 def test_nobody_else_reads_the_settings(host, user):
     """They may hold secrets. nginx's user is in the group, for the socket's sake only."""
     for slot in ("wanted", colour(host)):
-        for file in ("server.env", "generated.env"):
+        for file in ("server.env", "generated.env", "secrets.env", "sessions.env", "database.env"):
             done = host.run(f"runuser -u {user} -- cat /etc/mlflow/{slot}/{file}")
             assert done.rc != 0 and "denied" in done.stderr
 
