@@ -513,6 +513,17 @@ def test_texts_go_only_where_they_have_been(world):
         world.roll(texts={"key": "new"})
 
 
+def test_what_encrypts_the_database_is_not_replaced(world):
+    """With another passphrase nobody can read what was encrypted with the former one."""
+    (world.config / "wanted/generated.env").write_text('MLFLOW_CRYPTO_KEK_PASSPHRASE="old one"')
+    (world.config / "wanted/secrets.env").write_text("")
+    world.roll()
+    world.roll(texts={"secrets.env": 'A="1"\nMLFLOW_CRYPTO_KEK_PASSPHRASE="old one"'})
+    with pytest.raises(RollError, match="Wanted MLFLOW_CRYPTO_KEK_PASSPHRASE as"):
+        world.roll(texts={"secrets.env": 'MLFLOW_CRYPTO_KEK_PASSPHRASE="new one"'})
+    assert "old one" in (world.config / "wanted/secrets.env").read_text()
+
+
 def test_the_idle_slot_goes_when_it_is_to_be_wiped(world):
     """It holds the former secret. What serves has to go on without it, also through a roll."""
     world.roll()

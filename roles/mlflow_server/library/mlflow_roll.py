@@ -82,6 +82,7 @@ import http.client
 import json
 import os
 import re
+import shlex
 import shutil
 import socket
 import stat
@@ -100,6 +101,8 @@ ANSWER_TIMEOUT = 30
 RESTARTS = 2
 # Seconds that steps without a timeout of their own take together at most, for the lock's deadline.
 MARGIN = 90
+# What is in the database is encrypted with these, so another value would make it unreadable.
+ENCRYPTING = ("MLFLOW_CRYPTO_KEK_PASSPHRASE", "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY")
 
 
 class RollError(Exception):
@@ -262,6 +265,16 @@ def tree(folder: Path) -> dict[str, tuple]:
         )
         found[str(path.relative_to(folder))] = (status.st_mode, status.st_uid, status.st_gid, what)
     return found
+
+
+def variable(name: str, slot: dict[str, tuple]) -> str | None:
+    """Return an environment variable as the files of a slot set it."""
+    values = {}
+    for file in ("generated.env", "secrets.env"):
+        if file in slot:
+            words = shlex.split(slot[file][-1].decode(), comments=True)
+            values |= dict(word.split("=", 1) for word in words)
+    return values.get(name)
 
 
 def copy_tree(source: Path, target: Path) -> None:
@@ -508,8 +521,15 @@ class Roll:
                 f"Wanted {' and '.join(missing)} in what {self.instance} serves with; found none; "
                 "run site.yml with that setting first. Nothing has changed."
             )
-        new = {name: (*slot[name][:-1], text.encode()) for name, text in self.texts.items()}
-        return slot | new
+        new = slot | {name: (*slot[name][:-1], text.encode()) for name, text in self.texts.items()}
+        changed = [name for name in ENCRYPTING if variable(name, slot) != variable(name, new)]
+        if changed:
+            raise RollError(
+                f"Wanted {' and '.join(changed)} as {self.instance} serves with, as secrets in its "
+                "database are encrypted with it; found another; take the former value, or see "
+                "docs/rotation.md for how to change it. Nothing has changed."
+            )
+        return new
 
     def adopt(self, former: Path) -> None:
         """Make what is wanted a copy of what serves, with the texts in it, at once.
