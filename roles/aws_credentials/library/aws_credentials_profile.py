@@ -1,0 +1,271 @@
+#!/usr/bin/python
+"""Read, prove and write one profile of a user's ~/.aws, as that user."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: aws_credentials_profile
+short_description: One profile of a user's ~/.aws, proven before it is written
+description:
+  - Runs as the user, so nothing is in its reach that is not in theirs.
+  - What is to be written is tried first, out of memory. A key that is refused changes nothing, and
+    a program that starts meanwhile finds the old key or the new one, never a mixture.
+  - Notes beside a key the id of the one that it replaces, until it is told to forget it. SDKs pass
+    over options that they do not know.
+options:
+  profile: {description: Name of the profile., type: str, default: default}
+  state:
+    description:
+      - C(looked) only reads. C(proven) also tries what would be written. C(present) tries it and
+        writes it.
+    type: str
+    choices: [looked, proven, present]
+    default: present
+  access_key_id:
+    description: Id of the key. Empty to take a key out; left out, the key stays as it is.
+    type: str
+  secret_access_key: {description: Its secret., type: str, default: ''}
+  settings:
+    description: Options of the profile in C(~/.aws/config). An empty one is taken out.
+    type: dict
+    default: {}
+  forget: {description: Take out which key was replaced., type: bool, default: false}
+  probe_uri: {description: Argument of the script. Nothing if empty., type: str, default: ''}
+  probe_python: {description: Python that runs the script., type: str, default: /usr/bin/python3}
+  probe_script:
+    description: Text of the script that is called with C(artifacts) and the URI.
+    type: str
+    default: ''
+author: mlflow-ansible
+"""
+
+EXAMPLES = r"""
+- name: Give the user a key
+  aws_credentials_profile:
+    access_key_id: AKIAIOSFODNN7EXAMPLE
+    secret_access_key: "{{ vault_aws_secret_access_key }}"
+    settings: {region: eu-central-1}
+  become: true
+  become_user: ada
+"""
+
+RETURN = r"""
+access_key_id: {description: "Id of the key in effect, or nothing.", type: str, returned: success}
+replaced_access_key_id:
+  description: Id of the key before it, or nothing.
+  type: str
+  returned: success
+changed_at:
+  description: When the file was last changed, in seconds of the epoch; 0 without a file.
+  type: int
+  returned: success
+"""
+
+import os
+import pwd
+import re
+import subprocess
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+REPLACED = "mlflow_ansible_replaced_access_key_id"
+
+
+class Refused(Exception):
+    """The probe's answer, in words for the operator."""
+
+
+def blocks_of(text: str) -> list[list[str]]:
+    """Return the lines of an INI text, from header to header."""
+    blocks = [[]]
+    for line in text.splitlines():
+        if line.startswith("["):
+            blocks.append([])
+        blocks[-1].append(line)
+    return blocks
+
+
+def block_of(blocks: list[list[str]], section: str) -> list[str]:
+    """Return the block of a section, or an empty one."""
+    for block in blocks[1:]:
+        if block[0][1:].partition("]")[0].split() == section.split():
+            return block
+    return []
+
+
+def option(block: list[str], name: str) -> str:
+    """Return the value of an option, or nothing."""
+    found = (re.match(rf"{name}\s*[=:](.*)", line, re.I) for line in block)
+    return next((match[1].strip() for match in found if match), "")
+
+
+def edited(text: str, section: str, options: dict[str, str]) -> str:
+    """Return an INI text with these options, without those that are empty, and else as it is."""
+    blocks = blocks_of(text)
+    block = block_of(blocks, section)
+    changes = {name: value for name, value in options.items() if option(block, name) != value}
+    if not changes:
+        return text
+    if not block:
+        blocks[-1] += [""] * bool(blocks[-1])
+        block = [f"[{section}]"]
+        blocks.append(block)
+    for name, value in changes.items():
+        block[:] = [line for line in block if not re.match(rf"{name}\s*[=:]", line, re.I)]
+        # Below the last option, above the empty lines before the next header.
+        end = max(i for i, line in enumerate(block) if line.strip()) + 1
+        block[end:end] = [f"{name} = {value}"] * bool(value)
+    return "".join(f"{line}\n" for block in blocks for line in block)
+
+
+def put(path: Path, text: str) -> None:
+    """Write a file that only its owner may read, at once or not at all."""
+    path = Path(os.path.realpath(path))
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    # One fixed name, so that a run that is killed leaves at most this one behind.
+    beside = path.with_name(f".{path.name}.mlflow-ansible")
+    beside.unlink(missing_ok=True)
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(descriptor)
+    beside.replace(path)
+
+
+def in_memory(text: str) -> int:
+    """Return a descriptor of a file that is on no disk; it has the path /proc/self/fd/<number>."""
+    descriptor = os.memfd_create("aws")
+    os.write(descriptor, text.encode())
+    return descriptor
+
+
+class Profile:
+    """One profile of a user's files.
+
+    Args:
+        home: The user's home.
+        name: Name of the profile.
+    """
+
+    def __init__(self, home: str, name: str):
+        self.home, self.name = home, name
+        self.paths = [Path(home, ".aws", each) for each in ("credentials", "config")]
+        self.texts = [path.read_text() if path.exists() else "" for path in self.paths]
+
+    def key(self) -> dict:
+        """Return the key in effect, the one before it, and since when."""
+        block = block_of(blocks_of(self.texts[0]), self.name)
+        return {
+            "access_key_id": option(block, "aws_access_key_id"),
+            "replaced_access_key_id": option(block, REPLACED),
+            "changed_at": int(self.paths[0].stat().st_mtime) if self.paths[0].exists() else 0,
+        }
+
+    def wanted(self, key_id: str | None, secret: str, settings: dict, forget: bool) -> list[str]:
+        """Return the texts of both files as they are to be."""
+        now, key = self.key(), {}
+        if key_id is not None:
+            key = {"aws_access_key_id": key_id, "aws_secret_access_key": secret}
+            if now["access_key_id"] not in ("", key_id):
+                key[REPLACED] = now["access_key_id"] if key_id else ""
+        if forget:
+            key[REPLACED] = ""
+        section = "default" if self.name == "default" else f"profile {self.name}"
+        return [
+            edited(self.texts[0], self.name, key),
+            edited(self.texts[1], section, {k: str(v) for k, v in settings.items()}),
+        ]
+
+    def prove(self, texts: list[str], python: str, script: str, uri: str) -> None:
+        """Run the probe with these texts for files; raise Refused with what it says."""
+        descriptors = [in_memory(text) for text in texts]
+        credentials, config = (f"/proc/self/fd/{descriptor}" for descriptor in descriptors)
+        done = subprocess.run(
+            [python, "-", "artifacts", uri],
+            input=script,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            cwd="/",
+            pass_fds=descriptors,
+            env=os.environ
+            | {
+                "HOME": self.home,
+                "AWS_PROFILE": self.name,
+                "AWS_SHARED_CREDENTIALS_FILE": credentials,
+                "AWS_CONFIG_FILE": config,
+            },
+        )
+        for descriptor in descriptors:
+            os.close(descriptor)
+        if done.returncode:
+            raise Refused(done.stderr.strip() or f"The probe ended with code {done.returncode}.")
+
+    def write(self, texts: list[str]) -> None:
+        """Write what differs; the key last, as the settings go with it."""
+        for path, former, text in reversed(list(zip(self.paths, self.texts, texts, strict=True))):
+            if text != former:
+                put(path, text)
+            elif path.exists() and path.stat().st_mode & 0o077:
+                path.chmod(0o600)
+        self.texts = texts
+
+    def differs(self, texts: list[str]) -> bool:
+        """Tell whether `write` would change something."""
+        open_to_others = [p for p in self.paths if p.exists() and p.stat().st_mode & 0o077]
+        return texts != self.texts or bool(open_to_others)
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            "profile": {"type": "str", "default": "default"},
+            "state": {
+                "type": "str",
+                "choices": ["looked", "proven", "present"],
+                "default": "present",
+            },
+            "access_key_id": {"type": "str"},
+            "secret_access_key": {"type": "str", "default": "", "no_log": True},
+            "settings": {"type": "dict", "default": {}},
+            "forget": {"type": "bool", "default": False},
+            "probe_uri": {"type": "str", "default": ""},
+            "probe_python": {"type": "str", "default": "/usr/bin/python3"},
+            # Not a secret, but its hundreds of lines do not belong in the host's journal.
+            "probe_script": {"type": "str", "default": "", "no_log": True},
+        },
+        supports_check_mode=True,
+    )
+    params = module.params
+    account = pwd.getpwuid(os.geteuid())
+    changed = False
+    try:
+        profile = Profile(account.pw_dir, params["profile"])
+        if params["state"] != "looked":
+            texts = profile.wanted(
+                params["access_key_id"],
+                params["secret_access_key"],
+                params["settings"],
+                params["forget"],
+            )
+            # In check mode what the probe needs may not be there yet.
+            if params["probe_uri"] and not module.check_mode:
+                python, script = params["probe_python"], params["probe_script"]
+                profile.prove(texts, python, script, params["probe_uri"])
+            changed = params["state"] == "present" and profile.differs(texts)
+            if changed and not module.check_mode:
+                profile.write(texts)
+    except Refused as error:
+        module.fail_json(msg=str(error))
+    except OSError as error:
+        module.fail_json(
+            msg=f"Wanted to read, try and write the files in ~/.aws of {account.pw_name}; found "
+            f"{error}; mend that and run again."
+        )
+    module.exit_json(changed=changed, **profile.key())
+
+
+if __name__ == "__main__":
+    main()
