@@ -114,7 +114,7 @@ def check(user, keys, wanted, deployed, unknown) -> None:
     has = f"IAM user {user} has {short(keys)}"
     if wanted not in keys:
         raise Refused(
-            f"Wanted {short([wanted])}, the key to be used, to be one of IAM user {user}; found that "
+            f"Wanted {short([wanted])}, the key to be used, in IAM user {user}; found that "
             f"{has}; correct aws_credentials_iam_user or the key; if it was deleted, put another "
             "of that user into the vault, move the key file away if there is one, and run site.yml."
         )
