@@ -593,6 +593,9 @@ def test_the_module_asks_and_decides(aws, monkeypatch):
     said = run(monkeypatch, user="mlflow", wanted=made, deployed=[made], minted=True)
     assert said["mint"] and said["replaced"] == [made] and len(said["keys"]) == 1
     assert said["changed"] is False
+    date = module.datetime.fromisoformat(said["keys"][0]["created"])
+    assert abs(date.timestamp() - module.time.time()) < 60
+    assert said["keys"][0]["last_used"] is None
     said = run(monkeypatch, user="mlflow", wanted=OLD, deployed=[OLD])
     assert said["failed"] and "Wanted …OLD1" in said["msg"]
     said = run(monkeypatch, user="nobody", wanted=OLD)

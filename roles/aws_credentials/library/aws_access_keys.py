@@ -48,7 +48,8 @@ EXAMPLES = r"""
 RETURN = r"""
 keys:
   description:
-    - Each key's C(id), C(active), C(created) and C(last_used), both in seconds of the epoch.
+    - Each key's C(id), C(active), C(created) and C(last_used), both as dates (ISO 8601); the latter
+      is null for a key that AWS has not seen yet.
   type: list
   elements: dict
   returned: always
@@ -73,6 +74,7 @@ next: {description: "What is to be done after it, and when.", type: str, returne
 """
 
 import time
+from datetime import UTC, datetime
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -227,6 +229,16 @@ def words(decision, user, wanted, minted, settled, ends) -> dict[str, str]:
     return {"plan": plan, "next": after}
 
 
+def dated(keys: list[dict] | None) -> list[dict]:
+    """Return keys with dates that a person can read."""
+
+    def date(seconds):
+        return seconds and datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
+
+    times = ("created", "last_used")
+    return [key | {name: date(key[name]) for name in times} for key in keys or []]
+
+
 def ask(iam, user: str) -> list[dict]:
     """Return a user's keys as IAM has them."""
 
@@ -295,10 +307,10 @@ def main() -> None:
             keys = ask(boto3.client("iam"), user)
         decision = decide(keys, now=time.time(), **module.params)
     except Refused as error:
-        module.fail_json(msg=str(error), keys=keys or [])
+        module.fail_json(msg=str(error), keys=dated(keys))
     except (BotoCoreError, ClientError) as error:
         module.fail_json(msg=refusal(error, user))
-    module.exit_json(changed=False, keys=keys or [], **decision)
+    module.exit_json(changed=False, keys=dated(keys), **decision)
 
 
 if __name__ == "__main__":
