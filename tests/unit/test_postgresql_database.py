@@ -6,7 +6,16 @@ import re
 import postgresql_database
 import psycopg2
 import pytest
-from postgresql_database import Database, Refused, WrongPassword, check_names, check_roles, remedy
+from postgresql_database import (
+    Database,
+    Refused,
+    WrongPassword,
+    check_names,
+    check_roles,
+    leaving,
+    remedy,
+    whose_turn,
+)
 
 OWNER, GROUP, LOGINS = "mlflow_owner", "mlflow_readwrite", ["mlflow_a", "mlflow_b"]
 ALL_RIGHTS = {"r": ("SELECT", "INSERT", "UPDATE", "DELETE"), "S": ("USAGE", "SELECT")}
@@ -27,12 +36,17 @@ def options(**more):
         "sslmode": "require",
         "ca": "",
         "python": "",
+        "turn": "",
+        "serving": [],
+        "kept": [],
+        "patience": 0,
     }
     return given | more
 
 
-def role(login=True, mighty=False, owns=False, member_of=()):
-    return {"login": login, "mighty": mighty, "owns": owns, "member_of": list(member_of)}
+def role(login=True, mighty=False, owns=False, member_of=(), note=""):
+    found = {"login": login, "mighty": mighty, "owns": owns, "member_of": list(member_of)}
+    return found | {"note": note}
 
 
 def ours():
@@ -46,7 +60,7 @@ class FakeServer:
 
     def __init__(self, monkeypatch):
         self.roles, self.owned_by, self.version = {}, None, 170000
-        self.passwords = {}
+        self.passwords, self.wanted, self.sessions = {}, {}, []
         self.admin = (True, True, True)
         self.may_become_owner = False
         self.database_rights = {("", "CONNECT"), ("", "TEMPORARY")}
@@ -75,6 +89,8 @@ class FakeServer:
         if user in LOGINS or user == OWNER:
             if self.passwords.get(user) != password:
                 raise psycopg2.OperationalError(f'password authentication failed for "{user}"')
+            if not self.roles.get(user, role())["login"]:
+                raise psycopg2.OperationalError(f'role "{user}" is not permitted to log in')
             if not self.owned_by:
                 raise psycopg2.OperationalError(f'database "{dbname}" does not exist')
         return FakeConnection(self, user)
@@ -84,8 +100,10 @@ class FakeServer:
         if query == postgresql_database.ADMIN:
             return [self.admin]
         if query == postgresql_database.ROLES:
-            columns = ("login", "mighty", "owns", "member_of")
+            columns = ("login", "mighty", "owns", "member_of", "note")
             return [(n, *(r[c] for c in columns)) for n, r in self.roles.items() if n in given[0]]
+        if query == postgresql_database.SESSIONS:
+            return [session[1:] for session in self.sessions if session[0] == given[0]]
         if query == postgresql_database.DATABASE:
             return [(self.owned_by,)] if self.owned_by else []
         if query == postgresql_database.DATABASE_RIGHTS:
@@ -109,9 +127,14 @@ class FakeServer:
         return self.change(" ".join(text or name for _, text, name in words).replace("'", ""))
 
     def change(self, text):
-        self.statements.append(" ".join(text.split()))
+        text = " ".join(text.split())
+        self.statements.append(text)
         for name in re.findall(r"SCRAM-SHA-256 of (\w+)", text):
-            self.passwords[name] = options()["passwords"][name]
+            self.passwords[name] = self.wanted[name]
+        if altered := re.match(r"ALTER ROLE (\w+) (LOGIN|NOLOGIN)", text):
+            self.roles[altered[1]]["login"] = altered[2] == "LOGIN"
+        if noted := re.match(r"COMMENT ON ROLE (\w+) IS (.*)", text):
+            self.roles[noted[1]]["note"] = noted[2].replace("NULL", "").strip()
         if text.startswith("CREATE DATABASE"):
             self.owned_by = OWNER
         return []
@@ -119,8 +142,10 @@ class FakeServer:
     def run(self, check=False, **more):
         """Run the module, as Ansible would; return what it says it did."""
         self.statements = []
-        database = Database(options(**more), check)
-        database.run()
+        given = options(**more)
+        self.wanted = given["passwords"]
+        database = Database(given, check)
+        database.take_turns() if given["turn"] else database.run()
         assert bool(self.statements) == bool(database.plan) or check
         return database
 
@@ -158,6 +183,8 @@ def test_an_empty_server_gets_all_of_it(server):
     plan = server.run().plan
     assert plan[:4] == [f"role {name}" for name in (OWNER, GROUP, *LOGINS)]
     assert f"CREATE ROLE {GROUP} NOLOGIN" in server.statements
+    assert "CREATE ROLE mlflow_a LOGIN PASSWORD SCRAM-SHA-256 of mlflow_a" in server.statements
+    assert "CREATE ROLE mlflow_b NOLOGIN" in server.statements, "its password comes with its turn"
     assert f"GRANT {GROUP} TO mlflow_a" in server.statements
     made = next(s for s in server.statements if s.startswith("CREATE DATABASE"))
     assert f"OWNER {OWNER}" in made and "ENCODING UTF8" in made
@@ -202,19 +229,42 @@ def test_an_administrator_without_a_right_is_told_which(server, rights, lacks):
     assert server.run().plan == []
 
 
-def test_another_password_is_set_and_tried(server):
+def test_another_password_of_the_owner_is_set_and_tried(server):
+    """No server uses it: it only migrates, from the control side."""
+    server.make_ours()
+    server.passwords[OWNER] = "former"
+    assert server.run().plan == [f"password of {OWNER}"]
+    assert server.statements == [f"ALTER ROLE {OWNER} PASSWORD SCRAM-SHA-256 of {OWNER}"]
+
+
+def test_another_password_of_a_login_is_never_set(server):
+    """A server that runs would be locked out at its next connection."""
     server.make_ours()
     server.passwords["mlflow_a"] = "former"
-    assert server.run().plan == ["password of mlflow_a"]
-    assert server.statements == ["ALTER ROLE mlflow_a PASSWORD SCRAM-SHA-256 of mlflow_a"]
+    with pytest.raises(Refused, match="the password that mlflow_a has.*rotate_database_password"):
+        server.run()
+    assert server.statements == []
+
+
+def test_a_new_login_beside_one_that_can_log_in_rests(server):
+    """And where none can, the first of those that are made can."""
+    server.make_ours()
+    del server.roles["mlflow_a"]
+    server.run()
+    assert "CREATE ROLE mlflow_a NOLOGIN" in server.statements
+    server.make_ours()
+    del server.roles["mlflow_b"]
+    server.roles["mlflow_a"]["login"] = False
+    server.run()
+    assert "CREATE ROLE mlflow_b LOGIN PASSWORD SCRAM-SHA-256 of mlflow_b" in server.statements
 
 
 def test_a_password_that_does_not_work_after_all_is_an_error(server, monkeypatch):
     """A role past its VALID UNTIL is refused with every password."""
     server.make_ours()
-    server.passwords["mlflow_a"] = "former"
+    server.passwords[OWNER] = "former"
     monkeypatch.setattr(server, "change", lambda text: server.statements.append(text) or [])
-    with pytest.raises(Refused, match="mlflow_a to log in .*VALID UNTIL"):
+    with pytest.raises(Refused, match=f"{OWNER} to log in .*VALID UNTIL"):
         server.run()
 
 
@@ -390,3 +440,149 @@ def test_a_wrong_password_is_told_from_a_closed_door(server, monkeypatch):
     monkeypatch.setattr(postgresql_database.psycopg2, "connect", closed)
     with pytest.raises(Refused, match="to let mlflow_a in from this host"):
         database.as_role("mlflow_a")
+
+
+A, B = LOGINS
+NEW = {"passwords": options()["passwords"] | {B: "canary-new"}}
+
+
+@pytest.mark.parametrize(
+    ("can_log_in", "note_at", "serving", "kept", "comes"),
+    [
+        # Nothing is under way: the other one.
+        ([A], None, [A], [], B),
+        ([A, B], None, [A], [], B),
+        ([B], None, [B, B], [], A),
+        # A is about to leave, however far the servers are; site.yml may have filled slots anew.
+        ([A, B], A, [A, A], [], B),
+        ([A, B], A, [A, A], [B], B),
+        ([A, B], A, [B, A], [A], B),
+        ([A, B], A, [B, B], [A, A], B),
+        ([A, B], A, [B, B], [], B),
+        ([A, B], B, [A, B], [B], A),
+        # A rests, but a server keeps its password: the rest was done, the wiping not.
+        ([B], None, [B, B], [A], B),
+        ([A], None, [A], [B], A),
+        # Somebody laid A to rest by hand.
+        ([B], A, [B], [], B),
+        # A backup brought back what was before the rotation.
+        ([A], None, [B], [], A),
+    ],
+)
+def test_a_turn_goes_on_where_it_was_broken_off(can_log_in, note_at, serving, kept, comes):
+    """Never back: the password that leaves may be the one that somebody has stolen."""
+    roles = ours()
+    for name in LOGINS:
+        roles[name]["login"] = name in can_log_in
+    if note_at:
+        roles[note_at]["note"] = leaving(A if note_at == B else B)
+    given = options(serving=serving, kept=kept)
+    assert whose_turn(given, roles) == (comes, A if comes == B else B)
+
+
+@pytest.mark.parametrize(
+    ("more", "phrase"),
+    [
+        ({"logins": [A]}, "Wanted two logins that take turns; found mlflow_a"),
+        ({"logins": [*LOGINS, "c"]}, "Wanted two logins that take turns"),
+        ({"logins": [A, "c"]}, "Wanted the login c; found none; run site.yml"),
+        ({"serving": []}, "found none that serves; run site.yml first"),
+        ({"serving": [A, "c"]}, "found c, mlflow_a; run site.yml first"),
+        ({"serving": [A, B]}, "found that some use the one, some the other"),
+    ],
+)
+def test_a_turn_that_cannot_be_decided_is_refused(more, phrase):
+    with pytest.raises(Refused, match=phrase):
+        whose_turn(options(serving=[A]) | more, ours())
+
+
+@pytest.fixture
+def resting(server):
+    """Return the server as a first run leaves it: the second login rests, without a password."""
+    server.make_ours()
+    server.roles[B]["login"] = False
+    server.passwords[B] = None
+    return server
+
+
+def test_a_whole_turn_and_the_next_one(resting):
+    """The one that comes has both at once, so that a killed run leaves it with both or neither."""
+    awake = resting.run(turn="awake", serving=[A])
+    assert (awake.comes, awake.leaves) == (B, A)
+    assert resting.statements == [
+        f"ALTER ROLE {B} LOGIN PASSWORD SCRAM-SHA-256 of {B}",
+        f"COMMENT ON ROLE {A} IS {leaving(B)}",
+    ]
+    assert resting.run(turn="awake", serving=[A]).plan == []
+    assert resting.run().plan == [], "site.yml leaves it as it is"
+    assert resting.run(turn="rest", serving=[B], kept=[A]).leaves == A
+    assert resting.statements == [f"ALTER ROLE {A} NOLOGIN", f"COMMENT ON ROLE {A} IS NULL"]
+    assert resting.run(turn="rest", serving=[B], kept=[A]).plan == []
+    assert resting.run().plan == [], "site.yml leaves it as it is"
+    with pytest.raises(Refused, match=f"Wanted a new password for {A}, .* {B} serves"):
+        resting.run(turn="awake", serving=[B])
+    words = options()["passwords"] | {A: "canary-new"}
+    assert resting.run(turn="awake", serving=[B], passwords=words).comes == A
+    assert resting.passwords[A] == "canary-new"
+
+
+def test_check_mode_tells_whose_turn_it_is(resting):
+    """The playbook asks so before it changes anything, refusals included."""
+    awake = resting.run(check=True, turn="awake", serving=[A])
+    assert awake.comes == B and resting.statements == []
+    resting.passwords[B] = "canary-b"
+    with pytest.raises(Refused, match="Wanted a new password"):
+        resting.run(check=True, turn="awake", serving=[A])
+
+
+@pytest.mark.parametrize(
+    ("login", "serving", "sessions"),
+    [
+        (True, [A], [(B, 7, "192.0.2.1", "notebook")]),
+        (True, [A, B], []),
+        (False, [A, B], []),
+    ],
+)
+def test_the_password_of_a_login_in_use_stays(resting, login, serving, sessions):
+    """Who changes the vault in the middle of a rotation must not lock servers out that moved."""
+    resting.roles[B]["login"], resting.sessions = login, sessions
+    resting.roles[A]["note"] = leaving(B)
+    resting.passwords[B] = "former"
+    with pytest.raises(Refused, match="put the former password back") as refused:
+        resting.run(turn="awake", serving=serving, **NEW)
+    assert not [text for text in resting.statements if text.startswith("ALTER")]
+    assert not sessions or "process 7 from 192.0.2.1 (notebook)" in str(refused.value)
+
+
+def test_a_login_that_nobody_uses_gets_its_password_though_it_never_rested(resting):
+    """Databases that were made by hand, or by an older release, have two that can log in."""
+    resting.roles[B]["login"], resting.passwords[B] = True, "former"
+    assert resting.run(turn="awake", serving=[A]).comes == B
+    assert resting.passwords[B] == "canary-b"
+
+
+def test_a_login_with_sessions_is_not_laid_to_rest(resting, monkeypatch):
+    """Somebody else uses it: a notebook, a report. It is named, and can go on."""
+    resting.run(turn="awake", serving=[A])
+    resting.sessions = [(A, 7, "192.0.2.1", "notebook"), (A, 8, "its own host", "psql")]
+    waits = iter([0, 1, 30, 61])
+    monkeypatch.setattr(postgresql_database.time, "monotonic", lambda: next(waits))
+    monkeypatch.setattr(postgresql_database.time, "sleep", lambda seconds: None)
+    with pytest.raises(Refused) as refused:
+        resting.run(turn="rest", serving=[B], patience=60)
+    for phrase in ("process 7 from 192.0.2.1 (notebook)", "process 8", "after 60 s", "terminate"):
+        assert phrase in str(refused.value)
+    assert resting.roles[A]["login"] and next(waits, None) is None
+
+
+def test_a_login_that_servers_use_is_not_laid_to_rest(resting):
+    """Whoever calls it too early."""
+    resting.run(turn="awake", serving=[A])
+    with pytest.raises(Refused, match=f"found that servers log in as it; let them log in as {B}"):
+        resting.run(turn="rest", serving=[A, B])
+
+
+def test_an_administrator_without_createrole_cannot_begin_a_turn(resting):
+    resting.admin = (False, False, True)
+    with pytest.raises(Refused, match="postgres lacks CREATEROLE"):
+        resting.run(turn="awake", serving=[A])

@@ -11,9 +11,11 @@ description:
     tables of the owner in the schema public, also those to come. The logins are members of it.
   - What is there is compared with what is wanted before anything is changed. Whether a password is
     the wanted one is found by logging in with it. A password is never sent to the server in clear.
-  - Roles and databases of others are refused, never altered. A login that exists without LOGIN
-    rests, and is left alone.
+  - Roles and databases of others are refused, never altered. The password of a login that exists
+    is not changed, as servers may use it. A login that exists without LOGIN rests, and is left
+    alone. One that is made beside another that can log in is made to rest, without a password.
   - The administrator need not be a superuser. CREATEROLE and CREATEDB suffice.
+  - With O(turn) nothing is made. Of two logins the one that rests takes the place of the other.
 options:
   name: {description: Name of the database., type: str, required: true}
   owner: {description: Role that owns it., type: str, required: true}
@@ -39,6 +41,21 @@ options:
     description: A Python that can import psycopg2, if the one that runs the module cannot.
     type: str
     default: ''
+  turn:
+    description:
+      - V(awake) gives the login whose turn it is LOGIN and its password, and notes that the other
+        one leaves. V(rest) waits until nobody is logged in as that other one and takes its LOGIN.
+      - A turn that was broken off is gone on with, never turned round.
+    type: str
+    choices: ['', awake, rest]
+    default: ''
+  serving: {description: Logins that the servers use., type: list, elements: str, default: []}
+  kept:
+    description: Logins that the servers used before, as long as they keep the password.
+    type: list
+    elements: str
+    default: []
+  patience: {description: Seconds for sessions to end., type: int, default: 60}
 author: mlflow-ansible
 """
 
@@ -55,12 +72,15 @@ EXAMPLES = r"""
 RETURN = r"""
 plan: {description: What is (to be) done., type: list, elements: str, returned: success}
 resting: {description: Logins that exist without LOGIN., type: list, returned: success}
+comes: {description: The login whose turn it is., type: str, returned: with O(turn)}
+leaves: {description: The other one., type: str, returned: with O(turn)}
 """
 
 import contextlib
 import os
 import pwd
 import re
+import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible.module_utils.common.respawn import has_respawned, respawn_module
@@ -86,11 +106,17 @@ SELECT rolname, rolcanlogin,
        rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls,
        EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass
                AND refobjid = pg_roles.oid AND deptype = 'o'),
-       ARRAY(SELECT granted.rolname FROM pg_roles AS granted
-             WHERE granted.oid <> pg_roles.oid AND pg_has_role(pg_roles.oid, granted.oid, 'MEMBER'))
+       ARRAY(SELECT granted.rolname FROM pg_roles AS granted WHERE granted.oid <> pg_roles.oid
+             AND pg_has_role(pg_roles.oid, granted.oid, 'MEMBER')),
+       coalesce(shobj_description(oid, 'pg_authid'), '')
 FROM pg_roles WHERE rolname = ANY (%s)
 """
 DATABASE = "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = %s"
+# Everybody may see who is logged in, but not from where.
+SESSIONS = """
+SELECT pid, coalesce(host(client_addr), 'its own host'), application_name
+FROM pg_stat_activity WHERE usename = %s ORDER BY pid
+"""
 ADMIN = """
 SELECT rolsuper, rolsuper OR rolcreaterole, rolsuper OR rolcreatedb
 FROM pg_roles WHERE rolname = current_user
@@ -269,6 +295,59 @@ def check_roles(given: dict, roles: dict, database_owner: str | None, proven: se
             )
 
 
+def check_passwords(given: dict, roles: dict, proven: set[str]) -> None:
+    """Refuse another password for a login that servers may use: each would have to be told."""
+    for name in given["logins"]:
+        if name in roles and roles[name]["login"] and name not in proven:
+            raise Refused(
+                f"Wanted the password that {name} has; found another one in the vault; put the "
+                "former back. To change passwords give the login that rests a new one, and run "
+                "playbooks/rotate_database_password.yml."
+            )
+
+
+def whose_turn(given: dict, roles: dict) -> tuple[str, str]:
+    """Return which login is to serve, and which is to leave.
+
+    A turn that is under way goes on. It has left a note at the role that leaves, or, after that one
+    was laid to rest, its password with servers that used it.
+    """
+    logins, serving = given["logins"], set(given["serving"])
+    if len(logins) != 2:
+        raise Refused(
+            f"Wanted two logins that take turns; found {', '.join(logins) or 'none'}; give two in "
+            "postgresql_logins, run site.yml, which makes them, and then this again."
+        )
+    for name in logins:
+        if name not in roles:
+            raise Refused(f"Wanted the login {name}; found none; run site.yml, which makes it.")
+    if not serving or serving - set(logins):
+        raise Refused(
+            f"Wanted servers that log in as {' or '.join(logins)}; found "
+            f"{', '.join(sorted(serving)) or 'none that serves'}; run site.yml first."
+        )
+    first, second = logins
+    other = {first: second, second: first}
+    noted = [name for name in logins if roles[name]["note"] == leaving(other[name])]
+    if len(noted) == 1:
+        leaves = noted[0]
+    elif len(serving) == 2:
+        raise Refused(
+            f"Wanted all servers to log in as one of {first} and {second}, or a rotation under way "
+            "that was broken off; found that some use the one, some the other, and no rotation; "
+            "set mlflow_server_database_login to one of them, run site.yml, and then this again."
+        )
+    else:
+        (serves,) = serving
+        leaves = other[serves] if other[serves] in given["kept"] else serves
+    return other[leaves], leaves
+
+
+def leaving(name: str) -> str:
+    """Return the note at a role that is about to rest."""
+    return f"{name} takes its place"
+
+
 class Database:
     """One database, its roles and the server they are in.
 
@@ -284,6 +363,7 @@ class Database:
         self.host, self.port = given["admin_host"], given["admin_port"]
         self.plan: list[str] = []
         self.resting: list[str] = []
+        self.comes = self.leaves = ""
         self.open = contextlib.ExitStack()
         self.ca = ""
         if given["ca"] and self.host:
@@ -333,7 +413,9 @@ class Database:
             )
         except psycopg2.OperationalError as error:
             said = str(error)
-            # The server looks for the database after it has looked at the password.
+            # The server looks for LOGIN and the database after it has looked at the password.
+            if "is not permitted to log in" in said:
+                return None
             if "database" in said and "does not exist" in said:
                 return None
             if "password authentication failed" in said:
@@ -374,8 +456,8 @@ class Database:
         self.admin_is_super, self.makes_roles, self.makes_databases = cursor.fetchone()
         cursor.execute(ROLES, [[self.owner, self.group, *self.logins]])
         self.roles = {
-            name: {"login": login, "mighty": mighty, "owns": owns, "member_of": member_of}
-            for name, login, mighty, owns, member_of in cursor
+            name: dict(zip(("login", "mighty", "owns", "member_of", "note"), found, strict=True))
+            for name, *found in cursor
         }
         cursor.execute(DATABASE, [self.name])
         found = cursor.fetchone()
@@ -396,6 +478,8 @@ class Database:
                     self.proven.add(name)
                     if name == self.owner:
                         self.as_owner = connection
+                    elif connection:
+                        connection.close()
 
     # What is done.
 
@@ -404,6 +488,7 @@ class Database:
         self.look()
         self.log_in()
         check_roles(self.given, self.roles, self.database_owner, self.proven)
+        check_passwords(self.given, self.roles, self.proven)
         changed = self.make_roles()
         self.make_database()
         if not self.check and not self.as_owner:
@@ -433,20 +518,21 @@ class Database:
         """Make roles, set passwords and memberships, all at once or nothing; return the logins."""
         steps, identifier = [], sql.Identifier
         new = [name for name in (self.owner, self.group, *self.logins) if name not in self.roles]
-        known = {*new, *self.proven, *self.resting}
-        stale = [name for name in (self.owner, *self.logins) if name not in known]
+        able = [name for name in self.logins if name in self.roles and name not in self.resting]
+        able = able or [name for name in self.logins if name in new][:1]
         member_of = {name: role["member_of"] for name, role in self.roles.items()}
         joining = [name for name in self.logins if self.group not in member_of.get(name, ())]
         for name in new:
+            # A login at rest gets its password with its LOGIN.
             how = sql.SQL("NOLOGIN")
-            if name != self.group:
+            if name in (self.owner, *able):
                 how = sql.SQL("LOGIN PASSWORD {}").format(self.verifier(name))
             statement = sql.SQL("CREATE ROLE {} {}").format(identifier(name), how)
             steps.append((f"role {name}", statement))
-        for name in stale:
+        if self.owner in self.roles and self.owner not in self.proven:
             statement = sql.SQL("ALTER ROLE {} PASSWORD {}")
-            statement = statement.format(identifier(name), self.verifier(name))
-            steps.append((f"password of {name}", statement))
+            statement = statement.format(identifier(self.owner), self.verifier(self.owner))
+            steps.append((f"password of {self.owner}", statement))
         for name in joining:
             statement = sql.SQL("GRANT {} TO {}")
             statement = statement.format(identifier(self.group), identifier(name))
@@ -454,7 +540,7 @@ class Database:
         if steps and not self.makes_roles:
             self.refuse_admin("CREATEROLE", steps[0][0])
         self.carry_out(self.admin, steps)
-        return [name for name in self.logins if name in {*new, *stale, *joining}]
+        return [name for name in able if name in {*new, *joining}]
 
     def verifier(self, name: str):
         """Return what the server stores of a password, from which nobody can tell it."""
@@ -542,6 +628,110 @@ class Database:
             self.carry_out(self.as_admin(self.name), by_admin)
         return self.carry_out(self.as_owner, steps)
 
+    # Two logins that take turns.
+
+    def take_turns(self) -> None:
+        """Do one half of a turn, or in check mode say it."""
+        self.look()
+        self.log_in()
+        check_roles(self.given, self.roles, self.database_owner, self.proven)
+        self.comes, self.leaves = whose_turn(self.given, self.roles)
+        if self.given["turn"] == "awake":
+            self.awake()
+        else:
+            self.rest()
+
+    def awake(self) -> None:
+        """Let the one log in whose turn it is, and note that the other leaves."""
+        comes, leaves, steps = self.comes, self.leaves, []
+        if comes not in self.proven:
+            self.check_new_password()
+            statement = sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}")
+            statement = statement.format(sql.Identifier(comes), self.verifier(comes))
+            steps.append((f"LOGIN and password of {comes}", statement))
+        if leaves not in self.resting and self.roles[leaves]["note"] != leaving(comes):
+            statement = sql.SQL("COMMENT ON ROLE {} IS {}")
+            statement = statement.format(sql.Identifier(leaves), sql.Literal(leaving(comes)))
+            steps.append((f"note at {leaves}", statement))
+        self.alter(steps)
+        if not self.check:
+            self.prove(comes)
+
+    def check_new_password(self) -> None:
+        """Refuse the password of the login that comes if it is in use, or not a new one."""
+        comes, rests = self.comes, self.comes in self.resting
+        if comes in self.given["serving"] or (not rests and self.is_busy(comes)):
+            who = self.sessions(comes) or "servers that are not logged in right now"
+            raise Refused(
+                f"Wanted {comes}, which is in use, to have LOGIN and the password in the vault; "
+                f"found that it has not; put the former password back, or run ALTER ROLE {comes} "
+                f"LOGIN if it lacks that, or end what uses it: {who}."
+            )
+        if not rests:
+            return
+        with contextlib.suppress(WrongPassword):
+            self.as_role(comes)
+            raise Refused(
+                f"Wanted a new password for {comes}, which rests; found in the vault the one that "
+                "it had before; put a new one there and run again. No rotation is under way, and "
+                f"{self.leaves} serves."
+            )
+
+    def rest(self) -> None:
+        """Take the LOGIN of the one that leaves, once nobody is logged in as it any more."""
+        leaves, steps = self.leaves, []
+        if leaves in self.given["serving"]:
+            raise Refused(
+                f"Wanted {leaves} to be of no more use; found that servers log in as it; let them "
+                f"log in as {self.comes} first."
+            )
+        if leaves not in self.resting:
+            if not self.check:
+                self.wait_until_nobody_is(leaves)
+            steps.append((f"NOLOGIN of {leaves}", "ALTER ROLE {} NOLOGIN"))
+        if self.roles[leaves]["note"] == leaving(self.comes):
+            steps.append((f"no note at {leaves}", "COMMENT ON ROLE {} IS NULL"))
+        name = sql.Identifier(leaves)
+        self.alter([(what, sql.SQL(statement).format(name)) for what, statement in steps])
+
+    def wait_until_nobody_is(self, name: str) -> None:
+        until = time.monotonic() + self.given["patience"]
+        while self.is_busy(name):
+            if time.monotonic() >= until:
+                raise Refused(
+                    f"Wanted nobody to be logged in as {name} any more; found after "
+                    f"{self.given['patience']} s {self.sessions(name)}; end what that is, or its "
+                    "session with SELECT pg_terminate_backend(PROCESS), and run again. The servers "
+                    f"log in as {self.comes}; {name} can log in as before."
+                )
+            time.sleep(0.5)
+
+    def alter(self, steps: list) -> None:
+        if steps and not self.makes_roles:
+            self.refuse_admin("CREATEROLE", steps[0][0])
+        self.carry_out(self.admin, steps)
+
+    def is_busy(self, name: str) -> bool:
+        cursor = self.admin.cursor()
+        cursor.execute(SESSIONS, [name])
+        return cursor.fetchone() is not None
+
+    def sessions(self, name: str) -> str:
+        """Return who is logged in as a role, in words."""
+        # Who is no superuser sees only as a member from where; it is one for this question alone.
+        inherit = " WITH INHERIT TRUE" if self.admin.server_version >= 160000 else ""
+        grant = sql.SQL("GRANT {} TO CURRENT_USER" + inherit).format(sql.Identifier(name))
+        self.admin.autocommit = False
+        try:
+            with contextlib.closing(self.admin.cursor()) as cursor:
+                cursor.execute(grant)
+                cursor.execute(SESSIONS, [name])
+                found = [f"process {pid} from {where} ({what})" for pid, where, what in cursor]
+        finally:
+            self.admin.rollback()
+            self.admin.autocommit = True
+        return ", ".join(found)
+
     def carry_out(self, connection, steps: list, together: bool = True) -> None:
         """Run statements, in one transaction, and note what they do."""
         if self.check or not steps:
@@ -620,22 +810,24 @@ def ask(given: dict, check: bool) -> dict:
     database = Database(given, check)
     try:
         with database.open:
-            database.run()
+            database.take_turns() if given["turn"] else database.run()
     except psycopg2.Error as error:
         said = " ".join(str(error).split())
         raise Refused(
             f"Wanted the server to answer; found: {said}; mend that and run again."
         ) from None
-    return {"plan": database.plan, "resting": database.resting}
+    turn = {"comes": database.comes, "leaves": database.leaves} if given["turn"] else {}
+    return {"plan": database.plan, "resting": database.resting, **turn}
 
 
 def main():
     text = {"type": "str", "default": ""}
     required = {"type": "str", "required": True}
+    names = {"type": "list", "elements": "str", "default": []}
     module = AnsibleModule(
         argument_spec={
             **{"name": required, "owner": required, "group": required},
-            "logins": {"type": "list", "elements": "str", "default": []},
+            "logins": names,
             "passwords": {"type": "dict", "required": True, "no_log": True},
             "admin_host": text,
             "admin_port": {"type": "int", "default": 5432},
@@ -644,6 +836,8 @@ def main():
             "admin_database": {"type": "str", "default": "postgres"},
             "sslmode": {"type": "str", "default": "require"},
             **{"ca": text, "python": text},
+            "turn": {"type": "str", "choices": ["", "awake", "rest"], "default": ""},
+            **{"serving": names, "kept": names, "patience": {"type": "int", "default": 60}},
         },
         supports_check_mode=True,
     )
@@ -654,7 +848,7 @@ def main():
         check_names(given)
         if psycopg2 is None and os.access(given["python"], os.X_OK) and not has_respawned():
             respawn_module(given["python"])
-        if psycopg2 is None and not check:
+        if psycopg2 is None and not (check and not given["turn"]):
             raise Refused(
                 "Wanted a Python with psycopg2 on the host; found none in "
                 f"{given['python'] or 'that of Ansible'}; install python3-psycopg2, or set "
@@ -663,7 +857,7 @@ def main():
         # In check mode neither the server nor a release with psycopg2 may have been installed.
         local = not given["admin_host"]
         fresh = local and check and not os.path.exists(socket_of(given["admin_port"]))
-        if psycopg2 and not fresh:
+        if psycopg2 and (given["turn"] or not fresh):
             result = ask(given, check)
     except Refused as refused:
         module.fail_json(msg=str(refused))

@@ -62,13 +62,17 @@ class Server:
 
     def make(self, check=False, **more):
         """Make the database `lab` as the module does, as an administrator who is no superuser."""
-        passwords = {f"lab_{role}": word for role, word in self.password.items()}
         given = {"name": "lab", "owner": "lab_owner", "group": "lab_readwrite"}
-        given |= {"logins": ["lab_a", "lab_b"], "passwords": passwords}
+        given |= {"logins": ["lab_a", "lab_b"], "passwords": self.passwords()}
         given |= {"admin_host": self.address, "admin_port": 5432, "admin_user": "master"}
         given |= {"admin_password": self.admin_password, "admin_database": "postgres"}
         given |= {"sslmode": "require", "ca": "", "python": ""}
+        given |= {"turn": "", "serving": [], "kept": [], "patience": 5}
         return postgresql_database.ask(given | more, check)["plan"]
+
+    def passwords(self, **more):
+        """Return the passwords of the roles of `lab`, with others for `owner`, `a` or `b`."""
+        return {f"lab_{role}": word for role, word in (self.password | more).items()}
 
     def everything(self):
         """Return all roles, their rights and all databases."""
@@ -144,16 +148,15 @@ def test_a_login_uses_the_tables_that_the_owner_makes_later(server, database):
         "TRUNCATE later",
         f"SET ROLE {database}_owner",
     ]
-    for role in "a", "b":
-        login = server.log_in(database, role)
-        assert attempt(login, *allowed) == ["done"] * len(allowed)
-        assert attempt(login, *denied) == ["InsufficientPrivilege"] * len(denied)
+    login = server.log_in(database, "a")
+    assert attempt(login, *allowed) == ["done"] * len(allowed)
+    assert attempt(login, *denied) == ["InsufficientPrivilege"] * len(denied)
 
 
 @pytest.mark.parametrize("database", DATABASES)
 def test_any_password_logs_in_over_tls_and_no_other_does(server, database):
     """Quotes, spaces and letters of the world, through Ansible, SCRAM and libpq."""
-    for role in server.password:
+    for role in "owner", "a":
         cursor = server.log_in(database, role).cursor()
         cursor.execute("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
         assert cursor.fetchone() == (True,)
@@ -179,6 +182,21 @@ def test_text_of_the_world_is_kept(server):
     cursor.execute("SELECT pg_encoding_to_char(encoding), 'Ä' ILIKE 'ä' FROM pg_database "
                    "WHERE datname = current_database()")  # fmt: skip
     assert cursor.fetchone() == ("UTF8", True)
+
+
+def test_the_role_lets_logins_take_turns_on_the_servers_host(control, lab):
+    """As the superuser there, whom no password leads in; and never back to a former password."""
+    words = [{"name": f"lab_{role}", "password": lab.password[role]} for role in "ab"]
+    turn = {"playbook": "molecule/postgresql/turn.yml", "postgresql_logins": words}
+    control.converge(**turn, test_serving="lab_a")
+    assert lab.log_in("lab", "b")
+    said = control.refuse(**turn, test_serving="lab_b")
+    assert "Wanted a new password for lab_a, which rests" in said and "canary" not in said, said
+    words[0]["password"] = "canary-new 'ß\""
+    control.converge(**turn, test_serving="lab_b")
+    assert lab.connect("lab_a", "canary-new 'ß\"", "lab")
+    with pytest.raises(psycopg2.OperationalError, match="not permitted to log in"):
+        lab.log_in("lab", "b")
 
 
 def test_no_log_and_no_file_has_a_password(server):
@@ -236,26 +254,93 @@ def test_a_schema_that_everybody_may_write_to_is_closed(lab):
     assert attempt(lab.log_in("lab", "owner"), "CREATE TABLE x ()") == ["done"]
 
 
-def test_a_new_password_takes_the_place_of_the_old_one(lab):
-    """The owner's too, although it is the owner who then gives the rights."""
+def test_a_new_password_of_the_owner_takes_the_place_of_the_old_one(lab):
+    """Although it is the owner who then gives the rights."""
     lab.make()
-    words = {"lab_owner": "new", "lab_a": "canary new-ß", "lab_b": lab.password["b"]}
-    assert lab.make(passwords=words) == ["password of lab_owner", "password of lab_a"]
+    words = lab.passwords(owner="canary new-ß")
+    assert lab.make(passwords=words) == ["password of lab_owner"]
     assert lab.make(passwords=words) == []
-    lab.connect("lab_a", "canary new-ß", "lab")
+    lab.connect("lab_owner", "canary new-ß", "lab")
     with pytest.raises(psycopg2.OperationalError, match="password authentication failed"):
-        lab.log_in("lab", "a")
+        lab.log_in("lab", "owner")
+
+
+def test_another_password_of_a_login_is_refused(lab):
+    """A server that uses it would be locked out by a mere run of site.yml."""
+    lab.make()
+    before = lab.everything()
+    said = refusal(lab.make, passwords=lab.passwords(a="canary new"))
+    assert "rotate_database_password.yml" in said and lab.everything() == before
 
 
 def test_a_login_at_rest_stays_at_rest(lab):
     """Of two logins that take turns one has lost its LOGIN for good reason."""
     lab.make()
-    lab.sql("ALTER ROLE lab_b NOLOGIN")
+    assert lab.sql("SELECT rolcanlogin FROM pg_roles WHERE rolname = 'lab_b'") == "f"
     before = lab.everything()
     assert lab.make() == []
-    words = {f"lab_{role}": word for role, word in lab.password.items()} | {"lab_b": "new"}
-    assert lab.make(passwords=words) == []
+    assert lab.make(passwords=lab.passwords(b="new")) == []
     assert lab.everything() == before
+
+
+def test_two_logins_take_turns(lab):
+    """Both log in between the halves, so servers can change over one by one; then only the new."""
+    lab.make()
+    for comes, leaves, words in (("b", "a", {}), ("a", "b", {"a": "canary new ß"})):
+        words = lab.passwords(**words)
+        given = {"serving": [f"lab_{leaves}"], "passwords": words}
+        assert lab.make(turn="awake", check=True, **given) == lab.make(turn="awake", **given)
+        lab.connect(f"lab_{comes}", words[f"lab_{comes}"], "lab").close()
+        lab.connect(f"lab_{leaves}", words[f"lab_{leaves}"], "lab").close()
+        assert lab.make(turn="awake", **given) == [], "it goes on after a kill"
+        assert lab.make(passwords=words) == [], "site.yml does not mind"
+        given |= {"serving": [f"lab_{comes}"], "kept": [f"lab_{leaves}"]}
+        assert f"NOLOGIN of lab_{leaves}" in lab.make(turn="rest", **given)
+        assert lab.make(turn="rest", **given) == []
+        assert lab.make(passwords=words) == []
+        lab.connect(f"lab_{comes}", words[f"lab_{comes}"], "lab").close()
+        with pytest.raises(psycopg2.OperationalError, match="not permitted to log in"):
+            lab.connect(f"lab_{leaves}", words[f"lab_{leaves}"], "lab")
+
+
+def test_a_former_password_does_not_come_back(lab):
+    """It is found without giving the role its LOGIN first."""
+    lab.make()
+    lab.make(turn="awake", serving=["lab_a"])
+    lab.make(turn="rest", serving=["lab_b"])
+    before = lab.everything()
+    said = refusal(lab.make, turn="awake", serving=["lab_b"])
+    assert "Wanted a new password for lab_a" in said and lab.everything() == before
+
+
+def test_who_is_still_logged_in_is_named_and_goes_on(lab):
+    """An administrator who is no superuser does not see by himself from where somebody comes."""
+    lab.make()
+    session = lab.connect("lab_a", lab.password["a"], "lab", application_name="notebook")
+    here = session.cursor()
+    here.execute("SELECT pg_backend_pid(), host(inet_client_addr())")
+    process, address = here.fetchone()
+    lab.make(turn="awake", serving=["lab_a"])
+    before = lab.everything()
+    said = refusal(lab.make, turn="rest", serving=["lab_b"], patience=1)
+    assert f"after 1 s process {process} from {address} (notebook); end what" in said
+    assert lab.everything() == before
+    ends = threading.Timer(1, session.close)
+    ends.start()
+    assert "NOLOGIN of lab_a" in lab.make(turn="rest", serving=["lab_b"])
+
+
+def test_the_password_of_a_login_in_use_stays(lab):
+    """Somebody changes the vault in the middle of a rotation: servers that moved use the former."""
+    lab.make()
+    lab.make(turn="awake", serving=["lab_a"])
+    before = lab.everything()
+    session = lab.log_in("lab", "b")
+    for serving in (["lab_a"], ["lab_a", "lab_b"]):
+        words = lab.passwords(b="canary new")
+        said = refusal(lab.make, turn="awake", serving=serving, passwords=words)
+        assert "put the former password back" in said and lab.everything() == before
+        session.close()
 
 
 @pytest.mark.parametrize(
