@@ -86,6 +86,16 @@ def nothing_changes(host):
             id="a variable that systemd would drop",
         ),
         pytest.param(
+            {
+                "mlflow_server_database_host": "db",
+                "mlflow_server_database_logins": [{"name": "a", "password": "b"}],
+                "postgresql_ca": "c",
+                "postgresql_database": "d",
+            },
+            ["mlflow_server_database_name, mlflow_server_database_ca instead"],
+            id="a setting of the database that nobody would heed",
+        ),
+        pytest.param(
             {"mlflow_server_workers": 5000},
             ["MB of memory for 5000 workers", "mlflow_server_roll: stop_start"],
             id="too little memory",
