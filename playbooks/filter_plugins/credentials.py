@@ -17,14 +17,15 @@ def day(seconds: float | None) -> str:
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d") if seconds else "-"
 
 
-def row(host: str, credential: str, shown: str, since: float | None, seen: str, now: float) -> dict:
-    days = int((now - since) / DAY) if since else None
+def row(host: str, credential: str, name: str, since: float, seen: str, now: float) -> dict:
+    """Return one row. An access key is told by its last four characters."""
     return {
         "host": host,
         "credential": credential,
-        "in_effect": shown,
+        "id": name,
+        "in_effect": f"...{name[-4:]}" if credential == "access key" else name,
         "since": day(since),
-        "days": days,
+        "days": int((now - since) / DAY),
         "last_seen_by_aws": seen,
     }
 
@@ -32,63 +33,67 @@ def row(host: str, credential: str, shown: str, since: float | None, seen: str, 
 def key_row(host: str, key_id: str, changed: float, keys: dict, now: float) -> dict:
     """Return the row of an access key: its age is AWS's if AWS was asked, else that of its file."""
     known = keys.get(key_id, {})
-    seen = day(epoch(known.get("last_used"))) if known else "not asked"
+    seen = day(epoch(known["last_used"])) if known else "not asked"
     if keys and not known:
         seen = "not a key of the user"
     elif known and not known["active"]:
         seen = "INACTIVE"
     since = epoch(known.get("created")) or changed
-    return row(host, "access key", f"...{key_id[-4:]}", since, seen, now)
+    return row(host, "access key", key_id, since, seen, now)
 
 
-def credentials_report(
-    servers: dict, clients: dict, keys: list, max_age_days: int, now: float
-) -> dict:
-    """Return rows, what is overdue, and a table of both.
+def credentials_report(hosts: dict, max_age_days: int, now: float) -> dict:
+    """Return rows, a table of them, what is overdue and what else is to be known.
 
     Args:
-        servers: What mlflow_host_info says, by host.
-        clients: What aws_credentials_info says, by host.
-        keys: The IAM user's keys as aws_access_keys lists them, empty if AWS was not asked.
+        hosts: Variables of each host by its name. `mlflow_server_look` and `aws_credentials_look` are
+            what its server and its user have, `aws_credentials_keys` the keys that AWS knows.
         max_age_days: Days after which a credential is overdue.
         now: Seconds of the epoch.
     """
-    known = {key["id"]: key for key in keys}
-    rows = []
-    for host, look in sorted(servers.items()):
-        files = look["slots"].get(look["serving"], {}).get("files", {})
-        if look["access_key_id"]:
-            changed = files["aws_shared_credentials_file"]
-            rows.append(key_row(host, look["access_key_id"], changed, known, now))
-        if look["login"]:
-            since = files["database.env"]
-            rows.append(row(host, "database password", look["login"], since, "-", now))
-    for host, info in sorted(clients.items()):
-        if info["access_key_id"]:
-            changed = info["changed_at"]
-            rows.append(key_row(host, info["access_key_id"], changed, known, now))
+    rows, keys, notes = [], {}, []
+    for variables in hosts.values():
+        asked = variables.get("aws_credentials_keys", {}).get("keys", [])
+        keys |= {key["id"]: key for key in asked}
+    for host, variables in sorted(hosts.items()):
+        server, client = (
+            variables.get(name, {}) for name in ("mlflow_server_look", "aws_credentials_look")
+        )
+        files = server.get("slots", {}).get(server.get("serving"), {}).get("files", {})
+        if key := server.get("access_key_id"):
+            rows.append(key_row(host, key, files["aws_shared_credentials_file"], keys, now))
+        if login := server.get("login"):
+            rows.append(row(host, "database password", login, files["database.env"], "-", now))
+        if key := client.get("access_key_id"):
+            rows.append(key_row(host, key, client["changed_at"], keys, now))
+        if not {"mlflow_server_look", "aws_credentials_look"} & variables.keys():
+            notes.append(f"{host} was not reached.")
+        elif variables.get("aws_credentials_mode") == "instance_profile":
+            notes.append(f"{host} has an instance profile, whose keys AWS rotates by itself.")
     for found in rows:
-        found["overdue"] = found["days"] is not None and found["days"] > max_age_days
-        left = max_age_days - (found["days"] or 0)
+        found["overdue"] = found["days"] > max_age_days
+        left = max_age_days - found["days"]
         found["due"] = "OVERDUE" if found["overdue"] else f"in {left} days"
-    names = ("host", "credential", "in_effect", "since", "days", "last_seen_by_aws", "due")
-    lines = [HEADER, *(tuple(str(found[name]) for name in names) for found in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
-    table = [
-        "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    ]
-    carried = {look["access_key_id"] for look in servers.values()}
-    carried |= {info["access_key_id"] for info in clients.values()}
-    spare = [
-        f"AWS also has ...{key['id'][-4:]}, {'active' if key['active'] else 'inactive'}, made on "
-        f"{day(epoch(key['created']))}, last seen {day(epoch(key.get('last_used')))}: no host of "
-        "ours carries it."
-        for key in keys
+    carried = {found.pop("id") for found in rows}
+    notes += [
+        f"AWS also has ...{key['id'][-4:]}, {'active' if key['active'] else 'inactive'}, which no "
+        f"host carries; made {day(epoch(key['created']))}, last seen {day(epoch(key['last_used']))}."
+        for key in keys.values()
         if key["id"] not in carried
     ]
     overdue = [f"{found['credential']} of {found['host']}" for found in rows if found["overdue"]]
-    return {"rows": rows, "overdue": overdue, "spare": spare, "table": table}
+    return {"rows": rows, "table": table(rows), "overdue": overdue, "notes": notes}
+
+
+def table(rows: list[dict]) -> list[str]:
+    """Return rows as lines of a table."""
+    names = ("host", "credential", "in_effect", "since", "days", "last_seen_by_aws", "due")
+    lines = [HEADER, *(tuple(str(found[name]) for name in names) for found in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
+    return [
+        "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    ]
 
 
 class FilterModule:

@@ -25,7 +25,11 @@ def look(key="AKIAOLD1", login="mlflow_a", key_days=5, login_days=3):
 
 
 def report(servers=None, clients=None, keys=(), days=90):
-    return credentials_report(servers or {}, clients or {}, list(keys), days, NOW)
+    hosts = {name: {"mlflow_server_look": found} for name, found in (servers or {}).items()}
+    hosts |= {name: {"aws_credentials_look": found} for name, found in (clients or {}).items()}
+    for variables in hosts.values():
+        variables["aws_credentials_keys"] = {"keys": list(keys)}
+    return credentials_report(hosts, days, NOW)
 
 
 def test_an_age_is_awss_where_aws_was_asked():
@@ -53,7 +57,7 @@ def test_a_key_that_aws_does_not_know_or_let_in_is_told():
 def test_keys_that_nobody_carries_are_told():
     """Forgotten keys are what an audit looks for."""
     found = report({"one": look()}, keys=[KEY, KEY | {"id": "AKIASPARE", "last_used": None}])
-    assert len(found["spare"]) == 1 and "...PARE, active" in found["spare"][0]
+    assert len(found["notes"]) == 1 and "...PARE, active" in found["notes"][0]
 
 
 def test_clients_and_hosts_without_anything_are_in_it():
@@ -63,3 +67,11 @@ def test_clients_and_hosts_without_anything_are_in_it():
     assert found["table"][1].split() == ["laptop", "access", "key", "...OLD1"] + [
         *("2027-01-14", "1", "not", "asked", "in", "89", "days")
     ]
+
+
+def test_who_was_not_reached_and_who_has_a_profile_is_told():
+    """A table without a row for a host must not look as if all were well."""
+    hosts = {"gone": {}, "ec2": {"mlflow_server_look": look(key="", login="")}}
+    hosts["ec2"]["aws_credentials_mode"] = "instance_profile"
+    notes = " ".join(credentials_report(hosts, 90, NOW)["notes"])
+    assert "gone was not reached" in notes and "ec2 has an instance profile" in notes

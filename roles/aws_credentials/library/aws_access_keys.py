@@ -14,7 +14,10 @@ description:
   - Without a user, for a store without IAM, it decides by what the hosts carry alone.
 options:
   user: {description: Name of the IAM user., type: str, default: ''}
-  wanted: {description: Id of the key that every host is to carry., type: str, required: true}
+  wanted:
+    description: Id of the key that every host is to carry. Without it nothing is decided.
+    type: str
+    default: ''
   minted: {description: "Whether new keys are made here, or given.", type: bool, default: false}
   stored:
     description:
@@ -286,7 +289,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "user": {"type": "str", "default": ""},
-            "wanted": {"type": "str", "required": True},
+            "wanted": {"type": "str", "default": ""},
             "minted": {"type": "bool", "default": False},
             "stored": {"type": "dict", "default": {}},
             "deployed": {"type": "list", "elements": "str", "default": []},
@@ -305,6 +308,8 @@ def main() -> None:
     try:
         if user:
             keys = ask(boto3.client("iam"), user)
+        if not module.params["wanted"]:
+            module.exit_json(changed=False, keys=dated(keys))
         decision = decide(keys, now=time.time(), **module.params)
     except Refused as error:
         module.fail_json(msg=str(error), keys=dated(keys))
