@@ -290,7 +290,7 @@ def check_roles(given: dict, roles: dict, database_owner: str | None, proven: se
         if role and group not in role["member_of"] and name not in proven:
             refuse(
                 f"the login {name}",
-                f"that it is no member of {group}, and has another password",
+                f"that it is no member of {group}, and does not log in with the password for it",
                 f", or GRANT {group} TO it",
             )
 

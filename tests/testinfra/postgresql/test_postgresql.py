@@ -216,11 +216,11 @@ def test_check_mode_tells_and_changes_nothing(lab):
     assert lab.everything() == before
     lab.make()
     admin = lab.connect("master", lab.admin_password, "postgres")
-    assert attempt(admin, "REVOKE lab_readwrite FROM lab_b") == ["done"]
+    assert attempt(admin, "REVOKE lab_readwrite FROM lab_a") == ["done"]
     before = lab.everything()
-    assert lab.make(check=True) == ["lab_b in lab_readwrite"]
+    assert lab.make(check=True) == ["lab_a in lab_readwrite"]
     assert lab.everything() == before
-    assert lab.make() == ["lab_b in lab_readwrite"]
+    assert lab.make() == ["lab_a in lab_readwrite"]
 
 
 def test_rights_that_were_taken_away_are_given_again(lab):
