@@ -31,7 +31,7 @@ def row(host: str, credential: str, name: str, since: float, seen: str, now: flo
 
 
 def key_row(host: str, key_id: str, changed: float, keys: dict, now: float) -> dict:
-    """Return the row of an access key: its age is AWS's if AWS was asked, else that of its file."""
+    """Return the row of an access key. Its age is AWS's if AWS was asked, else its file's."""
     known = keys.get(key_id, {})
     seen = day(epoch(known["last_used"])) if known else "not asked"
     if keys and not known:
@@ -46,8 +46,8 @@ def credentials_report(hosts: dict, max_age_days: int, now: float) -> dict:
     """Return rows, a table of them, what is overdue and what else is to be known.
 
     Args:
-        hosts: Variables of each host by its name. `mlflow_server_look` and `aws_credentials_look` are
-            what its server and its user have, `aws_credentials_keys` the keys that AWS knows.
+        hosts: Variables of each host by its name. `mlflow_server_look` and `aws_credentials_look`
+            are what its server and its user have, `aws_credentials_keys` the keys that AWS knows.
         max_age_days: Days after which a credential is overdue.
         now: Seconds of the epoch.
     """
@@ -77,7 +77,7 @@ def credentials_report(hosts: dict, max_age_days: int, now: float) -> dict:
     carried = {found.pop("id") for found in rows}
     notes += [
         f"AWS also has ...{key['id'][-4:]}, {'active' if key['active'] else 'inactive'}, which no "
-        f"host carries; made {day(epoch(key['created']))}, last seen {day(epoch(key['last_used']))}."
+        f"host carries: from {day(epoch(key['created']))}, seen {day(epoch(key['last_used']))}."
         for key in keys.values()
         if key["id"] not in carried
     ]
