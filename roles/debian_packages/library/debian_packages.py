@@ -1,0 +1,266 @@
+#!/usr/bin/python
+"""Install the Debian packages that are missing, in one round trip and one transaction.
+
+Not Ansible's module apt: that one installs python3-apt on the host for itself first, tells in check
+mode nothing where that is missing, does not finish an interrupted dpkg and does not wait for the
+lock of the package lists. Each of these took a task of its own around it, with its round trip.
+"""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: debian_packages
+short_description: Debian packages that are missing, installed in one transaction
+description:
+  - Does nothing if all are installed. Else it finishes what an interrupted dpkg has left, fetches
+    the package lists if they are older than an hour or something is not found in them, and installs
+    the packages without what they recommend. Nothing is upgraded or removed, and no configuration
+    file of the host is replaced.
+  - Waits for whoever holds a lock, as a new machine's first upgrade may for some minutes.
+options:
+  names: {description: Names of the packages., type: list, elements: str, required: true}
+  masks:
+    description:
+      - Paths at which a package would put a file that is not wanted. They become links to
+        C(/dev/null) before it arrives, unless something is there.
+    type: list
+    elements: path
+    default: []
+author: mlflow-ansible
+"""
+
+EXAMPLES = r"""
+- name: Install nginx without its default site
+  debian_packages:
+    names: [nginx]
+    masks: [/etc/nginx/sites-enabled/default]
+"""
+
+RETURN = r"""
+plan:
+  description: What was done, or in check mode would be.
+  type: list
+  elements: str
+  returned: success
+  sample: [install nginx]
+"""
+
+import os
+import re
+import time
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+LISTS_SECONDS = 3600
+LOCK_SECONDS = 600
+# Between installed and not: dpkg was interrupted.
+HALF = {"half-installed", "unpacked", "half-configured", "triggers-awaited", "triggers-pending"}
+ENVIRONMENT = {
+    "DEBIAN_FRONTEND": "noninteractive",
+    "APT_LISTBUGS_FRONTEND": "none",
+    "APT_LISTCHANGES_FRONTEND": "none",
+    # What is said is read here; and PostgreSQL's package makes a database server in this encoding.
+    **dict.fromkeys(["LANG", "LC_ALL"], "C.UTF-8"),
+    "LANGUAGE": "",
+    # dpkg refuses to work without the folders of root's commands.
+    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+}
+KEEP = ["--force-confdef", "--force-confold"]
+FINISH = ["dpkg", *KEEP, "--configure", "--pending"]
+UPDATE = ["apt-get", "-qq", "update"]
+INSTALL = ["apt-get", "-qq", "--option=Dpkg::Use-Pty=0"]
+INSTALL += [f"--option=Dpkg::Options::={option}" for option in KEEP]
+INSTALL += ["--no-install-recommends", "--no-remove", "--fix-broken", "install"]
+
+STALE = re.compile(r"Unable to locate|no installation candidate|Failed to fetch")
+LOCKED = re.compile(
+    r"Could not get lock (?P<file>[\w/-]+)(?:\. It is held by process (?P<holder>\d+))?"
+    r"|lock was locked by .*?process(?: with pid (?P<pid>\d+))?"
+)
+# What apt and dpkg say when they fail, what that means and what to do, the most telling first.
+FAILURES = [
+    (
+        r"No space left on device|enough free space",
+        "a full disk",
+        "free some; `apt-get clean` empties /var/cache/apt/archives",
+    ),
+    (
+        r"Temporary failure resolving|Could not (resolve|connect)|Unable to connect"
+        r"|Cannot initiate|[Cc]onnection (failed|refused|timed out)|unreachable|No route to host",
+        "that a source of packages cannot be reached",
+        "open the way to those in /etc/apt/sources.list*, or name a proxy in /etc/apt/apt.conf.d",
+    ),
+    (
+        r"\b(401|403|407)\s|[Cc]ertificate|NO_PUBKEY|EXPKEYSIG|not signed|not valid yet|expired",
+        "a source or proxy that refuses the host, or that the host does not trust",
+        "correct it, or the host's clock, certificates and keys",
+    ),
+    (
+        r"Unable to locate package|no installation candidate",
+        "no source that has them",
+        "add the distribution's own to /etc/apt/sources.list.d, on Ubuntu with universe",
+    ),
+    (
+        r"remove is disabled|[Uu]nmet dependencies|held broken packages",
+        "packages of the host that do not go with them",
+        "see with `apt-get install` which, and decide yourself",
+    ),
+    (
+        r"dpkg: (error processing|dependency problems)",
+        "a package that cannot be set up",
+        "run `dpkg --configure --pending` and mend what it says",
+    ),
+]
+
+
+class Refused(Exception):
+    """What is wanted cannot be had, in words for the operator."""
+
+
+def redact(text: str) -> str:
+    """Return a text without the names and passwords in its URLs."""
+    return re.sub(r"://[^/\s@'\"]+@", "://****@", text)
+
+
+class Packages:
+    """The packages of a host.
+
+    Args:
+        params: The module's parameters.
+        run: Runs a command, given as a list, and returns (rc, output).
+        root: Folder that stands for `/`.
+    """
+
+    def __init__(self, params: dict, run, root: Path = Path("/")):
+        self.names, self.run, self.root = params["names"], run, root
+        self.masks = [root / path.lstrip("/") for path in params["masks"]]
+
+    # What is found.
+
+    def states(self) -> dict:
+        """Return {package: state} of all that dpkg knows."""
+        show = "--showformat=${Package} ${db:Status-Status}\n"
+        lines = self.run(["dpkg-query", "--show", show])[1].splitlines()
+        return dict(line.split() for line in lines if line.count(" ") == 1)
+
+    def missing(self) -> list[str]:
+        states = self.states()
+        return [name for name in dict.fromkeys(self.names) if states.get(name) != "installed"]
+
+    def plan(self) -> list[str]:
+        """Return in words what there is to do."""
+        half = sorted(name for name, state in self.states().items() if state in HALF)
+        return [f"finish {name}" for name in half if name not in self.names] + [
+            f"install {name}" for name in self.missing()
+        ]
+
+    def lists_are_old(self) -> bool:
+        lists = self.root / "var/lib/apt/lists"
+        if not any(lists.glob("*Release")):
+            return True
+        return time.time() - lists.stat().st_mtime > LISTS_SECONDS
+
+    # What is done.
+
+    def apply(self) -> list[str]:
+        """Do what `plan` tells, and return it."""
+        os.umask(0o022)
+        plan = self.plan()
+        self.deadline = time.monotonic() + LOCK_SECONDS
+        if plan:
+            self.mask()
+            # apt refuses to work after a power cut in its middle until this has been done; what
+            # cannot be finished without another package is left to apt.
+            self.call(FINISH)
+        if missing := self.missing():
+            self.install(missing)
+        return plan
+
+    def mask(self) -> None:
+        for path in self.masks:
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            if not os.path.lexists(path):
+                path.symlink_to("/dev/null")
+
+    def install(self, names: list[str]) -> None:
+        # What is wrong with the lists of some other source need not stand in the way.
+        old = self.lists_are_old()
+        said = self.call(UPDATE)[1] if old else ""
+        code, error = self.call([*INSTALL, *names])
+        if STALE.search(error) and not old:
+            said = self.call(UPDATE)[1]
+            code, error = self.call([*INSTALL, *names])
+        if code:
+            raise self.explain(said + error)
+
+    def call(self, command: list[str]) -> tuple[int, str]:
+        """Run a command and return (rc, output). Waits for locks: apt itself not for all of them.
+
+        Raises:
+            Refused: A lock was not given up in time.
+        """
+        while True:
+            code, said = self.run(command)
+            lock = LOCKED.search(said) if code else None
+            if not lock:
+                return code, said
+            if time.monotonic() > self.deadline:
+                raise Refused(
+                    f"Wanted {self.wanted()}; found the lock {lock['file'] or 'of dpkg'} taken by "
+                    f"{self.process(lock['holder'] or lock['pid'])} for {LOCK_SECONDS} s; wait "
+                    "until that has ended, and run again."
+                )
+            time.sleep(2)
+
+    def process(self, pid: str | None) -> str:
+        file = self.root / "proc" / (pid or "none") / "comm"
+        name = file.read_text().strip() if file.exists() else "ended"
+        return f"process {pid} ({name})" if pid else "another process"
+
+    def wanted(self) -> str:
+        return f"the Debian package{'s' * (len(self.names) > 1)} {' and '.join(self.names)}"
+
+    def explain(self, said: str) -> Refused:
+        """Return the refusal for what apt or dpkg said when it failed."""
+        known = ((found, remedy) for pattern, found, remedy in FAILURES if re.search(pattern, said))
+        found, remedy = next(known, ("an error", "mend what it says"))
+        lines = dict.fromkeys(re.findall(r"(?m)^(?:E:|W:|dpkg| \w).*", said)) or said.splitlines()
+        last = redact("\n".join(list(lines)[-6:]))
+        return Refused(f"Wanted {self.wanted()}; found {found}; {remedy}. The last lines:\n{last}")
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "names": {"type": "list", "elements": "str", "required": True},
+            "masks": {"type": "list", "elements": "path", "default": []},
+        },
+        supports_check_mode=True,
+    )
+    if os.geteuid() != 0:
+        module.fail_json(msg=f"Wanted root; found uid {os.geteuid()}; set `become: true`.")
+    if not os.path.exists("/usr/bin/apt-get"):
+        module.fail_json(
+            msg="Wanted a system of Debian's family; found no apt-get; take this host out of the "
+            "inventory."
+        )
+
+    def run(command):
+        code, out, error = module.run_command(command, environ_update=ENVIRONMENT)
+        return code, out + error
+
+    packages = Packages(module.params, run)
+    try:
+        plan = packages.plan() if module.check_mode else packages.apply()
+    except Refused as refusal:
+        module.fail_json(msg=str(refusal))
+    except OSError as error:
+        module.fail_json(msg=f"Wanted {packages.wanted()}; found {error}; mend that and run again.")
+    module.exit_json(
+        changed=bool(plan), plan=plan, diff={"before": "", "after": "".join(f"{p}\n" for p in plan)}
+    )
+
+
+if __name__ == "__main__":
+    main()
