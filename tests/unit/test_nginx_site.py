@@ -545,4 +545,4 @@ def test_the_workers_of_another_nginx_do_not_count(host):
 def test_a_run_on_a_host_without_nginx_is_refused(host):
     """The module does not install it."""
     host.packages = {}
-    assert "install the package nginx" in refusal(host)
+    assert "run `apt-get install nginx`" in refusal(host)

@@ -264,7 +264,7 @@ class Site:
     def carry_out(self, plan: list[str]) -> None:
         """Do what `plan` returned."""
         if "install" in plan:
-            raise Refused("Wanted nginx; found none; install the package nginx, then run again.")
+            raise Refused("Wanted nginx; found none; run `apt-get install nginx`.")
         for name in self.missing_groups():
             self.must("usermod", "--append", "--groups", name, self.user)
         if "site" in plan:

@@ -505,6 +505,11 @@ class Server:
         return acting_as(self.cluster["owneruid"], self.cluster["ownergid"])
 
     def carry_out(self, plan: list[str]) -> None:
+        if self.missing:
+            raise Refused(
+                f"Wanted the Debian packages {' and '.join(self.missing)}; found them missing; run "
+                f"`apt-get install {' '.join(self.missing)}`."
+            )
         if "enable" in plan:
             self.must("systemctl", "enable", "postgresql.service")
         with self.former_files_on_failure():
