@@ -4,8 +4,10 @@ import os
 import pwd
 import subprocess
 import time
+import types
 
 import mlflow_host_info
+import pytest
 
 ME = pwd.getpwuid(os.getuid()).pw_name
 
@@ -100,3 +102,16 @@ def test_a_process_was_started_when_it_was():
         found = mlflow_host_info.start(process.pid)
         process.kill()
     assert before - 0.05 <= found <= time.time() + 0.05
+
+
+@pytest.mark.parametrize("drift", [{}, {"pw_shell": "/bin/bash"}, {"pw_dir": "/nowhere"}])
+def test_a_service_user_that_somebody_changed_is_made_anew(monkeypatch, drift):
+    """One with a shell could log in; one that is as it was made needs no second look."""
+    made = {"pw_dir": "/var/lib/mlflow", "pw_shell": "/usr/sbin/nologin"}
+    user = types.SimpleNamespace(**made | drift)
+    monkeypatch.setattr(mlflow_host_info.pwd, "getpwnam", lambda name: user)
+    assert mlflow_host_info.has_user("mlflow", "/var/lib/mlflow") is (not drift)
+
+
+def test_a_user_that_is_not_there_is_made():
+    assert not mlflow_host_info.has_user("no-such-user", "/var/lib/no-such")

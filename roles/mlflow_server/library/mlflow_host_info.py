@@ -40,6 +40,7 @@ init: {description: Command name of process 1., type: str, returned: always}
 memory_mb: {description: MemTotal in MB., type: int, returned: always}
 cores: {description: Processors that may be used., type: int, returned: always}
 user: {description: The user that was asked for., type: str, returned: always}
+has_user: {description: Whether it is there as the role makes it., type: bool, returned: always}
 place: {description: "Tells this host and instance from all others.", type: str, returned: always}
 foreign: {description: "What somebody else holds, a phrase each.", type: list, returned: always}
 serving: {description: "The colour that the link names, or empty.", type: str, returned: always}
@@ -164,6 +165,15 @@ def serving(instance: str, config: Path) -> dict:
     return found
 
 
+def has_user(user: str, home: str) -> bool:
+    """Tell whether the service user is there, and as it was made."""
+    try:
+        found = pwd.getpwnam(user)
+    except KeyError:
+        return False
+    return (found.pw_dir, found.pw_shell) == (home, "/usr/sbin/nologin")
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
@@ -183,6 +193,7 @@ def main() -> None:
         memory_mb=memory_mb(Path("/proc/meminfo").read_text()),
         cores=len(os.sched_getaffinity(0)),
         user=user,
+        has_user=has_user(user, home),
         place=" ".join(
             [
                 # Cloned machines may have the first in common, containers the second.
