@@ -75,10 +75,10 @@ class Server:
         return {f"lab_{role}": word for role, word in (self.password | more).items()}
 
     def everything(self):
-        """Return all roles, their rights and all databases."""
+        """Return all roles, their rights and comments, and all databases."""
         return self.sql(
-            "SELECT * FROM pg_roles ORDER BY oid; SELECT rolname, rolpassword FROM pg_authid "
-            "ORDER BY oid; SELECT * FROM pg_auth_members ORDER BY roleid, member; "
+            "SELECT * FROM pg_roles ORDER BY oid; SELECT rolname, rolpassword, "
+            "shobj_description(oid, 'pg_authid') FROM pg_authid ORDER BY oid; SELECT * FROM pg_auth_members ORDER BY roleid, member; "
             "SELECT datname, datdba, datacl FROM pg_database ORDER BY oid"
         )
 
