@@ -148,11 +148,22 @@ def test_the_login_that_a_rotation_has_switched_to_stays():
     for login in DATABASE["mlflow_server_database_logins"]:
         name, password = login["name"], login["password"]
         look = {"mlflow_server_look": HOST | {"login": name}}
-        found = settings(**DATABASE, hostvars={"server": look})
+        found = settings(**DATABASE, **look)
         assert (found["PGUSER"], found["PGPASSWORD"]) == (name, password)
     others = {"server": {}, "other": {"mlflow_server_look": {"login": "mlflow_b"}}}
-    found = settings(**DATABASE, hostvars=others, ansible_play_hosts_all=["server", "other"])
-    assert found["PGUSER"] == "mlflow_b"
+    play = {"hostvars": others, "ansible_play_hosts_all": ["server", "other"]}
+    assert settings(**DATABASE, **play)["PGUSER"] == "mlflow_b"
+
+
+def test_a_new_server_takes_a_login_that_does_not_rest():
+    """It is set up alone, with --limit, or another one in the play has a database of its own."""
+    rests = {"mlflow_server_database_resting": ["mlflow_a"]}
+    assert settings(**DATABASE, **rests)["PGUSER"] == "mlflow_b"
+    others = {"other": {"mlflow_server_look": {"login": "mlflow_a"}}}
+    play = {"hostvars": others, "ansible_play_hosts_all": ["other"]}
+    assert settings(**DATABASE, **rests, **play)["PGUSER"] == "mlflow_b"
+    serves = {"mlflow_server_look": HOST | {"login": "mlflow_a"}}
+    assert settings(**DATABASE, **rests, **serves)["PGUSER"] == "mlflow_a", "it is not switched"
 
 
 def test_a_ca_is_checked_against_as_soon_as_there_is_one():
