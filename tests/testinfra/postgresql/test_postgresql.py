@@ -78,7 +78,8 @@ class Server:
         """Return all roles, their rights and comments, and all databases."""
         return self.sql(
             "SELECT * FROM pg_roles ORDER BY oid; SELECT rolname, rolpassword, "
-            "shobj_description(oid, 'pg_authid') FROM pg_authid ORDER BY oid; SELECT * FROM pg_auth_members ORDER BY roleid, member; "
+            "shobj_description(oid, 'pg_authid') FROM pg_authid ORDER BY oid; "
+            "SELECT * FROM pg_auth_members ORDER BY roleid, member; "
             "SELECT datname, datdba, datacl FROM pg_database ORDER BY oid"
         )
 
