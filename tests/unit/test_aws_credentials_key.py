@@ -1,0 +1,76 @@
+"""Which key the role aws_credentials takes: the operator's, or one that a rotation has kept."""
+
+import json
+from pathlib import Path
+
+import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.template import Templar, trust_as_template
+
+ROLE = Path(__file__).resolve().parents[2] / "roles/aws_credentials"
+GIVEN = {
+    "aws_credentials_mode": "static",
+    "aws_credentials_access_key_id": "AKIAGIVEN",
+    "aws_credentials_secret_access_key": "given/secret",
+    "aws_credentials_user": "",
+}
+# Characters that JSON, INI and YAML each have a meaning for.
+SECRET = "kept/+=\"'%{{ 1 }}"
+
+
+def render(text, **variables):
+    """Return a template's value with the role's variables."""
+    loader = DataLoader()
+    known = {}
+    for file in ("defaults/main.yml", "vars/main.yml"):
+        known |= loader.load_from_file(str(ROLE / file), trusted_as_template=True)
+    return Templar(loader=loader, variables=known | GIVEN | variables).template(
+        trust_as_template(text)
+    )
+
+
+@pytest.fixture
+def file(tmp_path):
+    """The variables of a key file, in which there is what a test writes."""
+    return {
+        "aws_credentials_key_file": str(tmp_path / "key.json"),
+        "aws_credentials_key_file_passphrase": "passphrase",
+    }
+
+
+def keep(file, **content):
+    """Write a key file as `mint` does."""
+    vault = "{{ secret | ansible.builtin.vault('passphrase') }}"
+    content = {"secret_access_key": render(vault, secret=SECRET), **content}
+    assert content["secret_access_key"].startswith("$ANSIBLE_VAULT;")
+    Path(file["aws_credentials_key_file"]).write_text(json.dumps(content))
+
+
+def key(**variables):
+    return render("{{ __aws_credentials_key }}", **variables)
+
+
+def test_the_given_key_serves_until_one_is_kept(file):
+    """Also while a first one is about to be made, when the file holds no more than that."""
+    given = {"aws_access_key_id": "AKIAGIVEN", "aws_secret_access_key": "given/secret"}
+    assert key() == key(**file) == given
+    Path(file["aws_credentials_key_file"]).write_text('{"minting_since": 1, "known": []}')
+    assert key(**file) == given
+
+
+def test_a_kept_key_goes_before_the_given_one(file):
+    """In the texts for a server as well as in the environment of a proof."""
+    keep(file, access_key_id="AKIAKEPT", replaces="AKIAGIVEN")
+    assert key(**file) == {"aws_access_key_id": "AKIAKEPT", "aws_secret_access_key": SECRET}
+    text = render("{{ aws_credentials_files.AWS_SHARED_CREDENTIALS_FILE }}", **file)
+    assert "AKIAKEPT" in text and "GIVEN" not in text
+    environment = render("{{ aws_credentials_environment }}", **file)
+    assert environment == {"AWS_ACCESS_KEY_ID": "AKIAKEPT", "AWS_SECRET_ACCESS_KEY": SECRET}
+
+
+def test_the_secret_in_the_file_is_encrypted(file):
+    """So that the file may be committed, as it has to reach everybody who runs Ansible."""
+    keep(file, access_key_id="AKIAKEPT")
+    assert "kept" not in Path(file["aws_credentials_key_file"]).read_text()
+    with pytest.raises(Exception, match="decrypt"):
+        key(**file | {"aws_credentials_key_file_passphrase": "another"})
