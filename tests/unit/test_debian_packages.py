@@ -269,12 +269,27 @@ def test_a_failure_without_a_name_is_shown_as_it_is(host, monkeypatch):
 def test_what_dpkg_cannot_finish_is_left_to_apt(host, monkeypatch):
     """After a full disk one half of the packages lacks the other, which apt alone can get."""
     host.update()
-    host.packages["nginx"] = "unpacked"
+    host.packages |= {"nginx": "unpacked", "python3-venv": "installed"}
     run, finish = host.run, (1, "dpkg: dependency problems prevent configuration of nginx:\n")
     monkeypatch.setattr(host, "run", lambda words: finish if words == FINISH else run(words))
+    still = (100, "dpkg: error processing archive x.deb: No space left on device\n")
+    monkeypatch.setattr(host, "install", lambda names: still)
+    with pytest.raises(Refused, match="a full disk"):
+        host.ensure()
+
+    def fix(names):
+        """As apt does, which takes no names where dependencies are broken."""
+        if not names:
+            host.packages["nginx"] = "installed"
+        return 0 if not names else 100, "E: Unmet dependencies. Try with no packages\n"
+
+    monkeypatch.setattr(host, "install", lambda names: fix([n for n in names if n[0] != "-"]))
+    assert host.ensure() == ["install nginx"]
+    assert host.packages["nginx"] == "installed"
+
+
+def test_a_package_that_cannot_be_set_up_is_refused(host, monkeypatch):
     said = (100, "dpkg: error processing package nginx (--configure):\n")
     monkeypatch.setattr(host, "install", lambda names: said)
     with pytest.raises(Refused, match="a package that cannot be set up; run `dpkg --configure"):
         host.ensure()
-    monkeypatch.setattr(host, "install", lambda names: (0, ""))
-    host.ensure()

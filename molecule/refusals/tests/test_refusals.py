@@ -231,6 +231,18 @@ def test_a_disk_without_room_for_a_release_is_refused(start):
     assert "MB free for a release in /opt/mlflow/releases; found 104 MB" in said
 
 
+def test_no_source_of_packages_in_reach_is_refused(start):
+    """Debian's packages come first, so there is nothing of ours on the host yet."""
+    fresh = start("--systemd=always", "--privileged")
+    closed = """printf 'Acquire::%s::Proxy "http://127.0.0.1:9";\n' http https"""
+    fresh.podman("exec", fresh.name, "sh", "-c", f"{closed} > /etc/apt/apt.conf.d/99closed")
+    said = fresh.refuse()
+    assert "Wanted the Debian packages python3-venv and nginx; found that a source" in said
+    assert "Unable to connect to 127.0.0.1:9" in said
+    left = fresh.podman("exec", fresh.name, "find", "/opt", "/etc", "/var/lib", "-name", "*mlflow*")
+    assert left == ""
+
+
 def test_no_index_in_reach_leaves_no_half_of_anything(start):
     """What can be known only by trying leaves Debian packages behind, and nothing else."""
     fresh = start("--systemd=always", "--privileged")

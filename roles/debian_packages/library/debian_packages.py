@@ -14,8 +14,8 @@ short_description: Debian packages that are missing, installed in one transactio
 description:
   - Does nothing if all are installed. Else it finishes what an interrupted dpkg has left, fetches
     the package lists if they are older than an hour or something is not found in them, and installs
-    the packages without what they recommend. Nothing is upgraded or removed, and no configuration
-    file of the host is replaced.
+    the packages without what they recommend. Nothing is removed, nothing upgraded but what they
+    depend on, and no configuration file of the host is replaced.
   - Waits for whoever holds a lock, as a new machine's first upgrade may for some minutes.
 options:
   names: {description: Names of the packages., type: list, elements: str, required: true}
@@ -71,7 +71,7 @@ FINISH = ["dpkg", *KEEP, "--configure", "--pending"]
 UPDATE = ["apt-get", "-qq", "update"]
 INSTALL = ["apt-get", "-qq", "--option=Dpkg::Use-Pty=0"]
 INSTALL += [f"--option=Dpkg::Options::={option}" for option in KEEP]
-INSTALL += ["--no-install-recommends", "--no-remove", "--fix-broken", "install"]
+INSTALL += ["--no-install-recommends", "--no-remove", "install"]
 
 STALE = re.compile(r"Unable to locate|no installation candidate|Failed to fetch")
 LOCKED = re.compile(
@@ -166,15 +166,13 @@ class Packages:
     def apply(self) -> list[str]:
         """Do what `plan` tells, and return it."""
         os.umask(0o022)
-        plan = self.plan()
         self.deadline = time.monotonic() + LOCK_SECONDS
+        plan, said = self.plan(), ""
         if plan:
             self.mask()
-            # apt refuses to work after a power cut in its middle until this has been done; what
-            # cannot be finished without another package is left to apt.
-            self.call(FINISH)
+            said = self.finish()
         if missing := self.missing():
-            self.install(missing)
+            self.install(missing, said)
         return plan
 
     def mask(self) -> None:
@@ -183,13 +181,19 @@ class Packages:
             if not os.path.lexists(path):
                 path.symlink_to("/dev/null")
 
-    def install(self, names: list[str]) -> None:
+    def finish(self) -> str:
+        """Finish what was cut off, or return what hinders that; apt installs nothing before."""
+        code, said = self.call(FINISH)
+        # A full disk may have kept out what others depend on: apt gets that if it is given no name.
+        return said + self.call([*INSTALL, "--fix-broken"])[1] if code else ""
+
+    def install(self, names: list[str], said: str) -> None:
         # What is wrong with the lists of some other source need not stand in the way.
         old = self.lists_are_old()
-        said = self.call(UPDATE)[1] if old else ""
+        said += self.call(UPDATE)[1] if old else ""
         code, error = self.call([*INSTALL, *names])
         if STALE.search(error) and not old:
-            said = self.call(UPDATE)[1]
+            said += self.call(UPDATE)[1]
             code, error = self.call([*INSTALL, *names])
         if code:
             raise self.explain(said + error)
