@@ -18,11 +18,13 @@ import re
 import shlex
 import sys
 import tempfile
+import uuid
 from importlib.util import find_spec
 from pathlib import Path
 
-# One fixed name, so that a probe that was killed leaves at most this one object.
-PROBE = "mlflow-server-probe"
+# Not one name for all: hosts try one store at the same time, and one must not delete what another
+# is about to get. A probe that was killed leaves this one object, of a few bytes.
+PROBE = f"mlflow-server-probe-{uuid.uuid4().hex[:12]}"
 
 # Those that MLflow makes before it notes a revision: a run that was cut off there goes on.
 INITIAL_TABLES = ("experiments", "runs", "tags", "metrics", "params")
