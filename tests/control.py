@@ -91,10 +91,10 @@ class Control:
         )
 
     @contextmanager
-    def load(self, url: str = "http://127.0.0.1:5000"):
+    def load(self, *options: str, url: str = "http://127.0.0.1:5000"):
         """Load the server while the block runs; the counts stand in the yielded dict after it."""
         counts: dict = {}
-        command = self.inside(sys.executable, str(ROOT / "tests/load.py"), url)
+        command = self.inside(sys.executable, str(ROOT / "tests/load.py"), url, *options)
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout.readline() == "loading\n"
             try:

@@ -2,8 +2,8 @@
 
 The MLflow client retries seven times and so hides what a change of the server costs its users;
 this does not. Each thread logs metrics into a run and over connections of its own; with
-`--write mixed` it now and then puts, gets and deletes an artifact. Stops on SIGTERM or after
---seconds and prints one line of JSON.
+`--write mixed` it now and then puts, gets and deletes an artifact. Stops on SIGTERM, though not
+before --at-least writes, or after --seconds, and prints one line of JSON.
 """
 
 import argparse
@@ -28,11 +28,13 @@ class Load:
         url: Address of the server, http://HOST:PORT.
         seconds: How long the load lasts at most.
         kind: What is written: `metric`, `batch`, or `mixed` for metrics and artifacts.
+        at_least: How many writes there are at least, unless the time is over.
     """
 
-    def __init__(self, url: str, seconds: float, kind: str = "mixed"):
+    def __init__(self, url: str, seconds: float, kind: str = "mixed", at_least: int = 0):
         self.host = urlsplit(url).netloc
         self.seconds = seconds
+        self.at_least = at_least
         self.write = {"metric": self.metric, "batch": self.batch, "mixed": self.mixed}[kind]
         # A value that was logged before at the same step and time is not written again.
         self.values = itertools.count()
@@ -85,10 +87,13 @@ class Load:
             raise http.client.HTTPException("an artifact came back changed")
         self.request(connection, "DELETE", path)
 
+    def is_enough(self) -> bool:
+        return self.stopped.is_set() and self.counts.total() >= self.at_least
+
     def work(self, run: str) -> None:
         connection = http.client.HTTPConnection(self.host, timeout=60)
         turn = 0
-        while not self.stopped.is_set() and time.monotonic() < self.until:
+        while time.monotonic() < self.until and not self.is_enough():
             turn += 1
             begun = time.monotonic()
             try:
@@ -132,7 +137,8 @@ if __name__ == "__main__":
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--write", choices=["mixed", "metric", "batch"], default="mixed")
+    parser.add_argument("--at-least", type=int, default=0, metavar="WRITES")
     options = parser.parse_args()
-    load = Load(options.url, options.seconds, options.write)
+    load = Load(options.url, options.seconds, options.write, options.at_least)
     signal.signal(signal.SIGTERM, lambda *_: load.stopped.set())
     print(json.dumps(load.run(options.threads)))
