@@ -11,7 +11,9 @@ export NO_COLOR := 1
 endif
 
 SCENARIO ?= default
-SCENARIOS := $(patsubst molecule/%/molecule.yml,%,$(sort $(wildcard molecule/*/molecule.yml)))
+# Credentials that rotate under load have not been brought into the time of the others yet.
+LONG := rotation
+SCENARIOS := $(filter-out $(LONG),$(patsubst molecule/%/molecule.yml,%,$(sort $(wildcard molecule/*/molecule.yml))))
 HOSTS := tools/hosts exec --
 # Molecule finds its base by itself only in a git repository.
 MOLECULE := $(HOSTS) molecule --base-config .config/molecule/config.yml
@@ -45,8 +47,12 @@ molecule-%: setup
 	echo "==> Scenario $* passed in $$SECONDS s"
 
 .PHONY: test
-test: check $(SCENARIOS:%=molecule-%) ## All tests: check, then every scenario
+test: check $(SCENARIOS:%=molecule-%) ## Check, then every scenario but the long one
 	@echo "scenarios: $(words $(SCENARIOS)) passed, 0 failed"
+
+.PHONY: test-all
+test-all: export KILL_AT_EVERY_TASK := 1
+test-all: test $(LONG:%=molecule-%) ## All tests, and rotations killed at every task: hours
 
 .PHONY: demo demo-down screenshot
 demo: setup ## Make a throwaway host a tracking server and drive it with the MLflow client

@@ -5,7 +5,6 @@ import os
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
@@ -66,9 +65,10 @@ class At:
         }
 
 
-AFTER_A_CHANGE = At("changed")
+# Of a server, in all playbooks.
+ROLL = "Rotate | Roll"
 # What runs on the host goes on without the control process.
-IN_A_ROLL = At("start", "mlflow_roll", command=f"(sleep 3; {KILL}) &")
+IN_A_ROLL = At("start", ROLL, command=f"(sleep 3; {KILL}) &")
 
 
 class Run:
@@ -154,17 +154,14 @@ class Fleet:
         assert code in (0, -9), said[-8000:]
         return code == -9
 
-    def succeed_with_kills(self, playbook: str, is_done: Callable[[], bool]) -> int:
-        """Run a playbook again and again, killed each time after its first change, once in the
-        middle of a roll, until all is done; return how often it was killed.
+    def succeed_with_kills(self, playbook: str, points: list[At]) -> str:
+        """Run a playbook again and again, killed at one point after the other, then to its end.
+
+        Each run finds what the one before has left.
         """
-        points = [AFTER_A_CHANGE] * 3 + [IN_A_ROLL] + [AFTER_A_CHANGE] * 30
-        for kills, at in enumerate(points):
-            if not self.killed(playbook, at):
-                return kills
-            if is_done():
-                return kills + 1
-        raise AssertionError("each run changes something: it would never end")
+        for at in points:
+            assert self.killed(playbook, at), f"it did not come to {at}: {self.said[-1][-3000:]}"
+        return self.succeed(playbook)
 
     # Hosts
 

@@ -4,6 +4,7 @@ An S3 server accepts the keys that are active here, a moment later, as AWS does.
 """
 
 import json
+import logging
 import os
 import threading
 import time
@@ -142,6 +143,7 @@ def iam(s3, name: str, secret: str):
         name: Id of the key that the user has at first.
         secret: Its secret.
     """
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     account = IAM("http://{}:{}".format(*server.get_host_and_port()), s3)

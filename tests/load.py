@@ -29,12 +29,20 @@ class Load:
         seconds: How long the load lasts at most.
         kind: What is written: `metric`, `batch`, or `mixed` for metrics and artifacts.
         at_least: How many writes there are at least, unless the time is over.
+        pause: Seconds between two writes of a thread.
     """
 
-    def __init__(self, url: str, seconds: float, kind: str = "mixed", at_least: int = 0):
+    def __init__(
+        self,
+        url: str,
+        seconds: float,
+        kind: str = "mixed",
+        at_least: int = 0,
+        pause: float = 0,
+    ):
         self.host = urlsplit(url).netloc
         self.seconds = seconds
-        self.at_least = at_least
+        self.at_least, self.pause = at_least, pause
         self.write = {"metric": self.metric, "batch": self.batch, "mixed": self.mixed}[kind]
         # A value that was logged before at the same step and time is not written again.
         self.values = itertools.count()
@@ -109,6 +117,8 @@ class Load:
                     self.errors[failure] += 1
             if failure:
                 time.sleep(0.05)  # a refused connection costs nothing: do not spin
+            if self.pause:
+                time.sleep(self.pause)
         connection.close()
 
     def run(self, threads: int) -> dict:
@@ -138,7 +148,8 @@ if __name__ == "__main__":
     parser.add_argument("--threads", type=int, default=4)
     parser.add_argument("--write", choices=["mixed", "metric", "batch"], default="mixed")
     parser.add_argument("--at-least", type=int, default=0, metavar="WRITES")
+    parser.add_argument("--pause", type=float, default=0, metavar="SECONDS")
     options = parser.parse_args()
-    load = Load(options.url, options.seconds, options.write, options.at_least)
+    load = Load(options.url, options.seconds, options.write, options.at_least, options.pause)
     signal.signal(signal.SIGTERM, lambda *_: load.stopped.set())
     print(json.dumps(load.run(options.threads)))

@@ -1,0 +1,82 @@
+"""Fixtures of the tests of rotations: all hosts at once, the operator's vault, IAM."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from fleet import Fleet
+from iam import iam
+from testinfra.utils.ansible_runner import AnsibleRunner
+
+KEEP_EVERY_TASK = bool(os.environ.get("KILL_AT_EVERY_TASK"))
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "every_task: kills at every task; `make test-all` runs it")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what takes an hour, unless it is asked for."""
+    long = [] if KEEP_EVERY_TASK else [i for i in items if i.get_closest_marker("every_task")]
+    config.hook.pytest_deselected(items=long)
+    items[:] = [item for item in items if item not in long]
+
+
+class Vault:
+    """The operator's secrets, as the inventory reads them.
+
+    Args:
+        path: Path of the file.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __getitem__(self, name: str) -> str:
+        return json.loads(self.path.read_text())[name]
+
+    def put(self, **secrets: str) -> None:
+        """Replace some of them."""
+        self.path.write_text(json.dumps(json.loads(self.path.read_text()) | secrets))
+
+
+@pytest.fixture(scope="session")
+def vault():
+    return Vault(Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "vault.json")
+
+
+@pytest.fixture(scope="session")
+def fleet():
+    """All hosts of the scenario. Playbooks show whatever they can show."""
+    inventory = os.path.dirname(os.environ["MOLECULE_INVENTORY_FILE"])
+    servers = AnsibleRunner(inventory).get_hosts("mlflow")
+    return Fleet(inventory, sorted(servers), "rotation-stores", "-vvv", "--diff")
+
+
+@pytest.fixture(scope="session")
+def account(fleet, vault):
+    """IAM, in which the user has the key that the hosts carry."""
+    carried = fleet.serving(fleet.servers[0])["key"]
+    assert carried == vault["access_key_id"], "the scenario has to be converged anew"
+    with iam(fleet.s3, carried, vault["secret_access_key"]) as account:
+        fleet.environment |= account.environment
+        yield account
+
+
+JOURNAL = (
+    "journalctl --no-pager --lines 25 --unit 'mlflow*' --unit nginx --unit 'postgresql*'; "
+    "tail --quiet --lines 15 /var/log/nginx/s3.log /var/log/postgresql/*.log 2>/dev/null"
+)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    """Add what every host's journal says to a failed test's report."""
+    report = yield
+    fleet = getattr(item, "funcargs", {}).get("fleet")
+    if report.failed and fleet is not None:
+        for host in [*fleet.servers, fleet.stores]:
+            journal = fleet.on(host, "sh", "-c", f"{JOURNAL}; true")
+            report.sections.append((f"journal of {host}", journal))
+    return report

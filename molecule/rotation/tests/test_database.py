@@ -1,0 +1,140 @@
+"""The server's login changes to the other role while clients write, and the old one is closed."""
+
+import itertools
+import re
+import uuid
+
+import pytest
+from fleet import IN_A_ROLL, ROLL, At
+
+ROTATE = "playbooks/rotate_database_password.yml"
+# Whether a write fails is asked here, not how many there can be; the cores are for the playbooks.
+LOAD = ("--threads=2", "--pause=0.1")
+# Opens the login that comes, and at the end closes the one that leaves.
+TURN = "let its logins take turns"
+# Where both logins are open and in use, where the old one is closed and a slot still holds it.
+BOUNDARIES = [
+    At("changed", TURN),
+    IN_A_ROLL,
+    At("start", ROLL, 2),
+    At("start", "Verify | Look at the host"),
+    At("changed", TURN),
+    At("changed", ROLL),
+]
+OTHER = {"mlflow_a": "mlflow_b", "mlflow_b": "mlflow_a"}
+
+
+def login(fleet) -> str:
+    """Return the role with which every server logs in."""
+    (name,) = {fleet.serving(host)["login"] for host in fleet.servers}
+    return name
+
+
+def password_of(vault, role: str) -> str:
+    return vault[role.replace("mlflow", "password")]
+
+
+def give_password(vault, role: str) -> None:
+    """Put a new password for a role into the vault, as the operator does."""
+    vault.put(**{role.replace("mlflow", "password"): f"canary'{uuid.uuid4().hex}\"$ %"})
+
+
+def is_rotated(fleet, old: str) -> bool:
+    """Tell whether a rotation away from a role is all done."""
+    found = [fleet.look(host)["slots"] for host in fleet.servers]
+    closed = fleet.sql(f"SELECT NOT rolcanlogin FROM pg_roles WHERE rolname = '{old}'") == ["t"]
+    return closed and all(len(slots) == 2 for slots in found)
+
+
+def assert_rotated(fleet, vault, old: str, old_password: str) -> None:
+    """All servers use the other role, and the old one is worth nothing."""
+    new = OTHER[old]
+    for host in fleet.servers:
+        found = fleet.look(host)
+        assert set(found["slots"]) == {"wanted", found["serving"]}, "an idle slot keeps a secret"
+        assert {slot["login"] for slot in found["slots"].values()} == {new}
+    assert fleet.sessions(old) == 0
+    assert fleet.sessions(new) > 0
+    assert not fleet.can_log_in(old, old_password)
+    assert fleet.can_log_in(new, password_of(vault, new))
+
+
+def assert_none_failed(counts) -> None:
+    assert counts["failed"] == 0, counts
+    assert counts["written"] > 100, counts
+
+
+def test_a_rotation_killed_at_six_boundaries_is_finished(fleet, account, vault):
+    """A laptop goes to sleep: whoever runs it again gets there, and no client has noticed."""
+    old = login(fleet)
+    password = password_of(vault, old)
+    give_password(vault, OTHER[old])
+    with fleet.load(*LOAD) as counts:
+        fleet.succeed_with_kills(ROTATE, BOUNDARIES)
+    assert_none_failed(counts)
+    assert_rotated(fleet, vault, old, password)
+
+
+def test_site_yml_leaves_the_new_login(fleet, account):
+    """It stands second in the inventory; site.yml must not bring the closed one back."""
+    new = login(fleet)
+    said = fleet.succeed("site.yml")
+    assert set(re.findall(r"changed=(\d+)", said.split("PLAY RECAP")[1])) == {"0"}, said[-3000:]
+    assert login(fleet) == new
+
+
+def test_the_password_that_it_had_before_is_refused(fleet, account, vault):
+    """It would be a rotation back to what was rotated away."""
+    before = login(fleet)
+    said = fleet.refuse(ROTATE)
+    assert OTHER[before] in said and "vault" in said, said[-5000:]
+    assert login(fleet) == before
+
+
+def test_an_idle_colour_that_is_killed_while_it_starts_closes_nothing(fleet, account, vault):
+    """The servers go on with the old login, which must stay open."""
+    old = login(fleet)
+    give_password(vault, OTHER[old])
+    second = fleet.servers[1]
+    idle = {"blue": "green", "green": "blue"}[fleet.look(second)["serving"]]
+    kill = f"while sleep 1; do systemctl kill --signal=KILL mlflow-{idle}; done"
+    fleet.on(second, "systemd-run", "--quiet", "--unit=killer", "sh", "-c", kill)
+    try:
+        with fleet.load(*LOAD) as counts:
+            said = fleet.refuse(ROTATE)
+    finally:
+        fleet.on(second, "systemctl", "stop", "killer")
+    assert "it ended by itself" in said, said[-5000:]
+    assert_none_failed(counts)
+    assert fleet.serving(second)["login"] == old
+    assert fleet.can_log_in(old, password_of(vault, old))
+
+
+def test_two_operators_at_once_get_one_rotation(fleet, account, vault):
+    """The second waits for the first, or is told; what the test before left is finished."""
+    old = fleet.serving(fleet.servers[1])["login"]
+    password = password_of(vault, old)
+    with fleet.load(*LOAD) as counts:
+        runs = [fleet.start(ROTATE), fleet.start(ROTATE)]
+        ends = [run.wait() for run in runs]
+    fleet.said += [said for _, said in ends]
+    assert 0 in [code for code, _ in ends], [said[-3000:] for _, said in ends]
+    assert_none_failed(counts)
+    assert_rotated(fleet, vault, old, password)
+
+
+@pytest.mark.every_task
+def test_a_rotation_killed_at_any_task_is_finished(fleet, account, vault):
+    """As above, at every task and from a fresh start each time."""
+    for number in itertools.count(1):
+        old = login(fleet)
+        password = password_of(vault, old)
+        give_password(vault, OTHER[old])
+        with fleet.load(*LOAD) as counts:
+            if not fleet.killed(ROTATE, At("start", count=number)):
+                break
+            if not is_rotated(fleet, old):
+                fleet.succeed(ROTATE)
+        assert counts["failed"] == 0, (number, counts)
+        assert_rotated(fleet, vault, old, password)
+    assert number > 6
