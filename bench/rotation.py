@@ -69,7 +69,7 @@ class Bench:
         self.stores = Host("stores")
         self.servers: list[Host] = []
         self.clients: list[Host] = []
-        self.key = ("AKIABENCH", secrets.token_urlsafe(30))
+        self.key = ("AKIABENCHKEY00000000", secrets.token_urlsafe(30))
         self.passwords = {name: secrets.token_urlsafe(30) for name in OTHER}
         self.fleet = Fleet(str(WORK / "rotation.json"), [], self.stores.name)
         # Connections of an earlier run would be a present to this one.
