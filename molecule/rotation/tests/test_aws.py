@@ -157,11 +157,11 @@ def test_a_key_without_rights_changes_nothing(fleet, account, given, goes_on):
 
 def test_a_key_of_another_account_changes_nothing(fleet, account, vault, given, goes_on):
     """S3 would take it; whose objects would it write, and who would ever revoke it?"""
-    account.others["AKIASTRANGER"] = "canary-stranger"
+    account.others["AKIASTRANGERSTRANGER"] = "canary-stranger"
     account.wait_for_s3()
-    vault.put(access_key_id="AKIASTRANGER", secret_access_key="canary-stranger")
+    vault.put(access_key_id="AKIASTRANGERSTRANGER", secret_access_key="canary-stranger")
     said = fleet.refuse(ROTATE)
-    assert "AKIASTRANGER" in said and "mlflow" in said, said[-5000:]
+    assert "AKIASTRANGERSTRANGER" in said and "mlflow" in said, said[-5000:]
 
 
 def test_a_server_that_is_left_out_keeps_the_old_key_alive(fleet, given, goes_on):
