@@ -115,3 +115,16 @@ def test_a_service_user_that_somebody_changed_is_made_anew(monkeypatch, drift):
 
 def test_a_user_that_is_not_there_is_made():
     assert not mlflow_host_info.has_user("no-such-user", "/var/lib/no-such")
+
+
+def test_a_process_that_ends_meanwhile_is_passed_over(tmp_path, monkeypatch):
+    """Workers come and go, and every site.yml looks at them: it must not end with a traceback."""
+    with subprocess.Popen(["true"]) as gone:
+        pass
+    assert mlflow_host_info.start(gone.pid) is None
+    (tmp_path / "blue").mkdir()
+    (tmp_path / "blue/database.env").write_text("")
+    (tmp_path / "current.sock").symlink_to("/run/mlflow/blue/server.sock")
+    monkeypatch.setattr(mlflow_host_info, "processes", lambda _: [gone.pid, os.getpid()])
+    found = mlflow_host_info.serving("mlflow", tmp_path)
+    assert abs(found["started"] - mlflow_host_info.start(os.getpid())) < 0.1

@@ -138,9 +138,16 @@ def processes(unit: str) -> list[int]:
     return []
 
 
-def start(process: int) -> float:
-    """Return when a process was started, in seconds of the epoch: proc_pid_stat(5), field 22."""
-    ticks = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[19]
+def start(process: int) -> float | None:
+    """Return when a process was started, in seconds of the epoch: proc_pid_stat(5), field 22.
+
+    None for one that has ended since it was listed.
+    """
+    try:
+        status = Path(f"/proc/{process}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    ticks = status.rpartition(")")[2].split()[19]
     age = time.clock_gettime(time.CLOCK_BOOTTIME) - int(ticks) / os.sysconf("SC_CLK_TCK")
     return time.time() - age
 
@@ -159,7 +166,7 @@ def serving(instance: str, config: Path) -> dict:
         files = [path for path in folders[colour].iterdir() if path.is_file()]
         found["installed"] = max(path.lstat().st_ctime for path in files)
         starts = [start(process) for process in processes(f"{instance}-{colour}.service")]
-        found["started"] = min(starts, default=0)
+        found["started"] = min((each for each in starts if each is not None), default=0)
         other = {"blue": "green", "green": "blue"}[colour]
         found["others"] = processes(f"{instance}-{other}.service")
     return found
