@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import filter_loader
 from ansible.template import Templar, trust_as_template
 
 ROLE = Path(__file__).resolve().parents[2] / "roles/mlflow_server"
+filter_loader.add_directory(str(ROLE), with_subdir=True)
 HOST = {"memory_mb": 4000, "cores": 2}
 
 
@@ -40,8 +42,7 @@ def environment(text):
 
 def settings(**variables):
     """Return all environment variables of the server, the later files before the earlier ones."""
-    own = "{'server.env': lookup('ansible.builtin.template', 'environment.j2', "
-    own += "template_vars={'settings': __mlflow_server_settings})}"
+    own = "{'server.env': __mlflow_server_settings | systemd_environment}"
     texts = f"{own} | combine(mlflow_server_secret_texts, mlflow_server_database_texts)"
     found = evaluate(texts, **variables)
     files = evaluate("__mlflow_server_environment_files", **variables)
@@ -119,7 +120,7 @@ def test_generated_secrets_have_the_form_that_mlflow_wants_and_differ():
     """The webhook key is a Fernet key: 32 bytes in URL-safe base64."""
     from cryptography.fernet import Fernet
 
-    first, second = (environment(render("generated.env.j2")) for _ in range(2))
+    first, second = (evaluate("__mlflow_server_generated") for _ in range(2))
     Fernet(first["MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"])
     assert all(first[name] != second[name] for name in first)
 
