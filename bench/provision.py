@@ -324,6 +324,6 @@ def main(runs: int, rounds: int, seconds: float) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--runs", type=int, default=3, help="of the provisioning (3)")
-    parser.add_argument("--rounds", type=int, default=3, help="of the load (3)")
+    parser.add_argument("--rounds", type=int, default=5, help="of the load (5)")
     parser.add_argument("--seconds", type=float, default=10, help="of each load (10)")
     main(**vars(parser.parse_args()))
