@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import tempfile
+import time
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -162,6 +163,25 @@ class Fleet:
         for at in points:
             assert self.killed(playbook, at), f"it did not come to {at}: {self.said[-1][-3000:]}"
         return self.succeed(playbook)
+
+    def succeed_together(self, playbook: str) -> None:
+        """Run a playbook twice at the same time, as two operators do; one has to succeed."""
+        first = self.start(playbook)
+        time.sleep(1)
+        ends = [run.wait() for run in (self.start(playbook), first)]
+        self.said += [said for _, said in ends]
+        assert 0 in [code for code, _ in ends], [said[-3000:] for _, said in ends]
+
+    @contextmanager
+    def idle_colour_killed(self, host: str):
+        """Kill what a roll starts on a host, as the OOM killer does, while the block runs."""
+        idle = {"blue": "green", "green": "blue"}[self.look(host)["serving"]]
+        kill = f"while sleep 1; do systemctl kill --signal=KILL mlflow-{idle}; done"
+        self.on(host, "systemd-run", "--quiet", "--unit=killer", "sh", "-c", kill)
+        try:
+            yield
+        finally:
+            self.on(host, "systemctl", "stop", "killer")
 
     # Hosts
 

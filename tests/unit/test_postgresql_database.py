@@ -519,19 +519,28 @@ def test_a_whole_turn_and_the_next_one(resting):
     assert resting.statements == [f"ALTER ROLE {A} NOLOGIN", f"COMMENT ON ROLE {A} IS NULL"]
     assert resting.run(turn="rest", serving=[B], kept=[A]).plan == []
     assert resting.run().plan == [], "site.yml leaves it as it is"
-    with pytest.raises(Refused, match=f"Wanted a new password for {A}, .* {B} serves"):
-        resting.run(turn="awake", serving=[B])
     words = options()["passwords"] | {A: "canary-new"}
     assert resting.run(turn="awake", serving=[B], passwords=words).comes == A
     assert resting.passwords[A] == "canary-new"
+
+
+@pytest.mark.parametrize("turn", ["awake", "rest"])
+def test_without_a_new_password_a_finished_turn_stays_as_it_is(resting, turn):
+    """Whoever was cut off at the very end runs the same command again; it may not turn back."""
+    resting.passwords[B] = "canary-b"
+    again = resting.run(turn=turn, serving=[A])
+    assert (again.comes, again.leaves, again.plan) == (A, B, [])
+    resting.passwords[A] = "former"
+    with pytest.raises(Refused, match=f"Wanted the password that {A} has"):
+        resting.run(turn=turn, serving=[A])
 
 
 def test_check_mode_tells_whose_turn_it_is(resting):
     """The playbook asks so before it changes anything, refusals included."""
     awake = resting.run(check=True, turn="awake", serving=[A])
     assert awake.comes == B and resting.statements == []
-    resting.passwords[B] = "canary-b"
-    with pytest.raises(Refused, match="Wanted a new password"):
+    resting.roles[B]["login"], resting.sessions = True, [(B, 7, "192.0.2.1", "notebook")]
+    with pytest.raises(Refused, match="in use"):
         resting.run(check=True, turn="awake", serving=[A])
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from subprocess import CalledProcessError
 
 import pytest
 from fleet import Fleet
@@ -77,6 +78,9 @@ def pytest_runtest_makereport(item, call):
     fleet = getattr(item, "funcargs", {}).get("fleet")
     if report.failed and fleet is not None:
         for host in [*fleet.servers, fleet.stores]:
-            journal = fleet.on(host, "sh", "-c", f"{JOURNAL}; true")
+            try:
+                journal = fleet.on(host, "sh", "-c", f"{JOURNAL}; true")
+            except CalledProcessError as error:
+                journal = str(error)
             report.sections.append((f"journal of {host}", journal))
     return report

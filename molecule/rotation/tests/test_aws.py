@@ -2,7 +2,6 @@
 
 import itertools
 import re
-import time
 
 import pytest
 from fleet import IN_A_ROLL, ROLL, At
@@ -174,15 +173,8 @@ def test_a_server_that_is_left_out_keeps_the_old_key_alive(fleet, given, goes_on
 def test_an_idle_colour_that_is_killed_while_it_starts_changes_nothing(fleet, given, goes_on):
     """The OOM killer strikes the newcomer; the one that serves is told of nothing."""
     given()
-    first = fleet.servers[0]
-    idle = {"blue": "green", "green": "blue"}[fleet.look(first)["serving"]]
-    kill = f"while sleep 1; do systemctl kill --signal=KILL mlflow-{idle}; done"
-    fleet.on(first, "systemd-run", "--quiet", "--unit=killer", "sh", "-c", kill)
-    try:
-        with fleet.load(*LOAD) as counts:
-            said = fleet.refuse(ROTATE)
-    finally:
-        fleet.on(first, "systemctl", "stop", "killer")
+    with fleet.idle_colour_killed(fleet.servers[0]), fleet.load(*LOAD) as counts:
+        said = fleet.refuse(ROTATE)
     assert "it ended by itself" in said, said[-5000:]
     assert counts["failed"] == 0, counts
 
@@ -224,12 +216,7 @@ def test_two_operators_at_once_get_one_rotation(fleet, account, given):
     """The second waits for the first, or is told; either way all is well in the end."""
     old, _ = carried(fleet), given()
     with fleet.load(*LOAD) as counts:
-        first = fleet.start(ROTATE)
-        time.sleep(1)
-        second = fleet.start(ROTATE)
-        ends = [first.wait(), second.wait()]
-    fleet.said += [said for _, said in ends]
-    assert 0 in [code for code, _ in ends], [said[-3000:] for _, said in ends]
+        fleet.succeed_together(ROTATE)
     assert_none_failed(counts)
     assert_rotated(fleet, account, old)
     assert max(fleet.old_key_last_seen(host, old) for host in fleet.servers) < 60

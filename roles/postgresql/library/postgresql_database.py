@@ -45,7 +45,8 @@ options:
     description:
       - V(awake) gives the login whose turn it is LOGIN and its password, and notes that the other
         one leaves. V(rest) waits until nobody is logged in as that other one and takes its LOGIN.
-      - A turn that was broken off is gone on with, never turned round.
+      - A turn that was broken off is gone on with, never turned round. After a whole one nothing is
+        done until O(passwords) has a new one for the login that rests.
     type: str
     choices: ['', awake, rest]
     default: ''
@@ -636,7 +637,11 @@ class Database:
         self.log_in()
         check_roles(self.given, self.roles, self.database_owner, self.proven)
         self.comes, self.leaves = whose_turn(self.given, self.roles)
-        if self.given["turn"] == "awake":
+        if self.comes in self.resting and self.has_former_password(self.comes):
+            # A whole turn is behind, and the vault has no password for the next one.
+            check_passwords(self.given, self.roles, self.proven)
+            self.comes, self.leaves = self.leaves, self.comes
+        elif self.given["turn"] == "awake":
             self.awake()
         else:
             self.rest()
@@ -658,24 +663,24 @@ class Database:
             self.prove(comes)
 
     def check_new_password(self) -> None:
-        """Refuse the password of the login that comes if it is in use, or not a new one."""
-        comes, rests = self.comes, self.comes in self.resting
-        if comes in self.given["serving"] or (not rests and self.is_busy(comes)):
+        """Refuse another password for the login that comes if that one is in use."""
+        comes = self.comes
+        in_use = comes not in self.resting and self.is_busy(comes)
+        if comes in self.given["serving"] or in_use:
             who = self.sessions(comes) or "servers that are not logged in right now"
             raise Refused(
                 f"Wanted {comes}, which is in use, to have LOGIN and the password in the vault; "
                 f"found that it has not; put the former password back, or run ALTER ROLE {comes} "
                 f"LOGIN if it lacks that, or end what uses it: {who}."
             )
-        if not rests:
-            return
-        with contextlib.suppress(WrongPassword):
-            self.as_role(comes)
-            raise Refused(
-                f"Wanted a new password for {comes}, which rests; found in the vault the one that "
-                "it had before; put a new one there and run again. No rotation is under way, and "
-                f"{self.leaves} serves."
-            )
+
+    def has_former_password(self, name: str) -> bool:
+        """Tell whether a login that rests still has the password that is in the vault."""
+        try:
+            self.as_role(name)
+        except WrongPassword:
+            return False
+        return True
 
     def rest(self) -> None:
         """Take the LOGIN of the one that leaves, once nobody is logged in as it any more."""
