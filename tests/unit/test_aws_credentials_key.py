@@ -1,6 +1,7 @@
 """Which key the role aws_credentials takes: the operator's, or one that a rotation has kept."""
 
 import json
+from configparser import RawConfigParser
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,23 @@ def key(**variables):
     return render("{{ __aws_credentials_key }}", **variables)
 
 
+def profile(name, **variables):
+    """Return the profile in one of the texts for a server, as the AWS SDK reads it."""
+    parser = RawConfigParser()
+    parser.read_string(render(f"{{{{ aws_credentials_files.{name} }}}}", **variables))
+    return dict(parser["default"])
+
+
+def test_settings_that_are_empty_are_not_written():
+    """An empty region would go before that of the environment."""
+    assert profile("AWS_CONFIG_FILE", aws_credentials_region="eu-central-1") == {
+        "region": "eu-central-1"
+    }
+    url = "https://s3.example.com:9000"
+    found = profile("AWS_CONFIG_FILE", aws_credentials_endpoint_url=url)
+    assert found["endpoint_url"] == url and "region" not in found
+
+
 def test_the_given_key_serves_until_one_is_kept(file):
     """Also while a first one is about to be made, when the file holds no more than that."""
     given = {"aws_access_key_id": "AKIAGIVEN", "aws_secret_access_key": "given/secret"}
@@ -62,8 +80,8 @@ def test_a_kept_key_goes_before_the_given_one(file):
     """In the texts for a server as well as in the environment of a proof."""
     keep(file, access_key_id="AKIAKEPT", replaces="AKIAGIVEN")
     assert key(**file) == {"aws_access_key_id": "AKIAKEPT", "aws_secret_access_key": SECRET}
-    text = render("{{ aws_credentials_files.AWS_SHARED_CREDENTIALS_FILE }}", **file)
-    assert "AKIAKEPT" in text and "GIVEN" not in text
+    found = profile("AWS_SHARED_CREDENTIALS_FILE", **file)
+    assert found == {"aws_access_key_id": "AKIAKEPT", "aws_secret_access_key": SECRET}
     environment = render("{{ aws_credentials_environment }}", **file)
     assert environment == {"AWS_ACCESS_KEY_ID": "AKIAKEPT", "AWS_SECRET_ACCESS_KEY": SECRET}
 
