@@ -58,15 +58,15 @@ def assert_none_failed(counts) -> None:
 
 
 @pytest.fixture(scope="module")
-def minted(account, vault, tmp_path_factory):
+def minted(fleet, account, vault, tmp_path_factory):
     """The playbook makes its keys itself, from now on; where it keeps the one that is in use."""
     file = tmp_path_factory.mktemp("operator") / "aws_key.json"
-    vault.put(iam_user="mlflow", key_file=str(file), key_file_passphrase="canary-key-file")
+    vault.put(iam_user="mlflow", key_file=str(file), key_file_passphrase="c4nary-key-file")
     yield file
     # What is in use becomes a key that the operator gives.
-    (new,) = [key for key in account.keys().values() if key.status == "Active"]
-    vault.put(key_file="", access_key_id=new.access_key_id)
-    vault.put(secret_access_key=new.secret_access_key)
+    name = carried(fleet)
+    secret = account.keys()[name].secret_access_key
+    vault.put(key_file="", access_key_id=name, secret_access_key=secret)
 
 
 def test_a_rotation_killed_at_six_boundaries_is_finished(fleet, account, minted):
@@ -100,7 +100,8 @@ def test_after_the_soak_the_old_key_is_deleted(fleet, account, minted):
     key = carried(fleet)
     (old,) = account.status().keys() - {key}
     account.note_use()
-    account.grow_older(old, days=2)
+    for name in (old, key):
+        account.grow_older(name, days=2)
     fleet.succeed(ROTATE)
     assert old not in account.status()
 
@@ -109,14 +110,16 @@ def test_after_the_soak_the_old_key_is_deleted(fleet, account, minted):
 
 
 @pytest.fixture
-def given(account, vault):
-    """Return a function that makes a key and puts it into the vault, as the operator does."""
+def given(fleet, account, vault):
+    """Return a function that makes a key and puts it into the vault, as the operator does.
+
+    A key that no server carries goes away: the old one, or one that was refused.
+    """
     vault.put(iam_user="mlflow", key_file="")
 
     def function():
-        for name, status in account.status().items():
-            if status == "Inactive":
-                account.delete_key(name)
+        for name in account.status().keys() - {carried(fleet)}:
+            account.delete_key(name)
         name, secret = account.make_key()
         account.wait_for_s3()
         vault.put(access_key_id=name, secret_access_key=secret)
@@ -156,11 +159,11 @@ def test_a_key_without_rights_changes_nothing(fleet, account, given, goes_on):
 
 def test_a_key_of_another_account_changes_nothing(fleet, account, vault, given, goes_on):
     """S3 would take it; whose objects would it write, and who would ever revoke it?"""
-    account.others["AKIASTRANGERSTRANGER"] = "canary-stranger"
+    account.others["AKIASTRANGERSTRANGER"] = "c4nary-stranger"
     account.wait_for_s3()
-    vault.put(access_key_id="AKIASTRANGERSTRANGER", secret_access_key="canary-stranger")
+    vault.put(access_key_id="AKIASTRANGERSTRANGER", secret_access_key="c4nary-stranger")
     said = fleet.refuse(ROTATE)
-    assert "AKIASTRANGERSTRANGER" in said and "mlflow" in said, said[-5000:]
+    assert "…NGER, the key to be used, in IAM user mlflow" in said, said[-5000:]
 
 
 def test_a_server_that_is_left_out_keeps_the_old_key_alive(fleet, given, goes_on):
@@ -168,6 +171,17 @@ def test_a_server_that_is_left_out_keeps_the_old_key_alive(fleet, given, goes_on
     given()
     said = fleet.refuse(ROTATE, f"--limit={fleet.servers[0]}")
     assert fleet.servers[1] in said, said[-5000:]
+
+
+def test_a_client_that_cannot_be_reached_keeps_the_old_key_alive(fleet, given, goes_on):
+    """A laptop that is switched off would come back with a key that is revoked."""
+    given()
+    fleet.s3.podman("pause", CLIENT)
+    try:
+        said = fleet.refuse(ROTATE)
+    finally:
+        fleet.s3.podman("unpause", CLIENT)
+    assert CLIENT in said.split("PLAY RECAP")[0], said[-5000:]
 
 
 def test_an_idle_colour_that_is_killed_while_it_starts_changes_nothing(fleet, given, goes_on):
@@ -220,6 +234,16 @@ def test_two_operators_at_once_get_one_rotation(fleet, account, given):
     assert_none_failed(counts)
     assert_rotated(fleet, account, old)
     assert max(fleet.old_key_last_seen(host, old) for host in fleet.servers) < 60
+
+
+def test_a_store_without_iam_is_told_which_key_to_revoke(fleet, account, vault, given):
+    """MinIO, Ceph and the like: the hosts change, and the old key is for the operator to close."""
+    old, new = carried(fleet), given()
+    vault.put(iam_user="")
+    said = fleet.succeed(ROTATE)
+    assert f"Revoke …{old[-4:]} at your store" in said, said[-5000:]
+    assert carried(fleet) == new
+    assert account.status() == {old: "Active", new: "Active"}
 
 
 @pytest.mark.every_task

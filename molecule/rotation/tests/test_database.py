@@ -17,7 +17,7 @@ BOUNDARIES = [
     At("changed", TURN),
     IN_A_ROLL,
     At("start", ROLL, 2),
-    At("start", "Verify | Look at the host"),
+    At("start", "Verify | Refuse a process"),
     At("changed", TURN),
     At("changed", ROLL),
 ]
@@ -36,7 +36,7 @@ def password_of(vault, role: str) -> str:
 
 def give_password(vault, role: str) -> None:
     """Put a new password for a role into the vault, as the operator does."""
-    vault.put(**{role.replace("mlflow", "password"): f"canary'{uuid.uuid4().hex}\"$ %"})
+    vault.put(**{role.replace("mlflow", "password"): f"c4nary'{uuid.uuid4().hex}\"$ %"})
 
 
 def is_rotated(fleet, old: str) -> bool:
@@ -121,6 +121,27 @@ def test_two_operators_at_once_get_one_rotation(fleet, account, vault):
     password = password_of(vault, old)
     with fleet.load(*LOAD) as counts:
         fleet.succeed_together(ROTATE)
+    assert_none_failed(counts)
+    assert_rotated(fleet, vault, old, password)
+
+
+def test_an_administrator_from_afar_rotates_it_too(fleet, account, vault):
+    """RDS has no host to become postgres on, and its master user is no superuser."""
+    old = login(fleet)
+    password = password_of(vault, old)
+    give_password(vault, OTHER[old])
+    fleet.sql("CREATE ROLE master LOGIN CREATEROLE PASSWORD 'of-the-master'")
+    fleet.sql("GRANT mlflow_a, mlflow_b TO master WITH ADMIN OPTION")
+    afar = {
+        # By its address it is none of the inventory's hosts, and its certificate has the name.
+        "mlflow_server_database_host": fleet.s3.address_of(fleet.stores),
+        "mlflow_server_database_sslmode": "require",
+        "mlflow_server_database_ca": "",
+        "postgresql_admin_user": "master",
+        "postgresql_admin_password": "of-the-master",
+    }
+    with fleet.load(*LOAD) as counts:
+        fleet.succeed(ROTATE, **afar)
     assert_none_failed(counts)
     assert_rotated(fleet, vault, old, password)
 

@@ -11,7 +11,7 @@ BOUNDARIES = [
     IN_A_ROLL,
     At("changed", ROLL),
     At("start", ROLL, 2),
-    At("start", "Verify | Look at the host", 2),
+    At("start", "Verify | Refuse a process", 2),
     At("changed", ROLL, 2),
 ]
 
@@ -36,7 +36,7 @@ def test_a_rotation_killed_at_six_boundaries_is_finished(fleet, account):
 def test_what_encrypts_the_database_is_refused(fleet, account, vault):
     """With another passphrase nobody could read what was encrypted with this one."""
     before, passphrase = slots(fleet), vault["passphrase"]
-    vault.put(passphrase="canary-another-passphrase")
+    vault.put(passphrase="c4nary-another-passphrase")
     said = fleet.refuse(ROTATE)
     vault.put(passphrase=passphrase)
     assert "MLFLOW_CRYPTO_KEK_PASSPHRASE" in said, said[-5000:]

@@ -14,8 +14,8 @@ FOLDERS = "/etc /home /opt/mlflow /run /srv /tmp /var/lib /var/log"
 
 def secrets(account, vault) -> str:
     """Return a pattern for each secret that there ever was."""
-    webhook_key = base64.b64encode(b"canary-webhook-key")[:20].decode()
-    return "|".join(["canary", webhook_key, *account.secrets])
+    webhook_key = base64.b64encode(b"c4nary-webhook-key")[:20].decode()
+    return "|".join(["c4nary", webhook_key, *account.secrets])
 
 
 def test_no_playbook_has_shown_a_secret(fleet, account, vault):
