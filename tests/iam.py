@@ -47,12 +47,12 @@ class IAM:
         # Keys of other accounts that S3 accepts too: ids and secrets.
         self.others: dict[str, str] = {}
         self.without_rights: set[str] = set()
-        # Every secret that there ever was.
-        self.secrets: set[str] = set()
         for name, actions in ((USER, ["s3:*"]), (OPERATOR, ACTIONS)):
             self.backend.create_user("us-east-1", name)
             self.backend.put_user_policy(name, "rights", policy(*actions))
         operator = self.backend.create_access_key(OPERATOR)
+        # Every secret that there ever was.
+        self.secrets = {operator.secret_access_key}
         self.environment = {
             "AWS_ENDPOINT_URL": url,
             "AWS_ACCESS_KEY_ID": operator.access_key_id,

@@ -59,13 +59,14 @@ def credentials_report(hosts: dict, max_age_days: int, now: float) -> dict:
         server, client = (
             variables.get(name, {}) for name in ("mlflow_server_look", "aws_credentials_look")
         )
+        own = {key["id"]: key for key in variables.get("aws_credentials_keys", {}).get("keys", [])}
         files = server.get("slots", {}).get(server.get("serving"), {}).get("files", {})
         if key := server.get("access_key_id"):
-            rows.append(key_row(host, key, files["aws_shared_credentials_file"], keys, now))
+            rows.append(key_row(host, key, files["aws_shared_credentials_file"], own, now))
         if login := server.get("login"):
             rows.append(row(host, "database password", login, files["database.env"], "-", now))
         if key := client.get("access_key_id"):
-            rows.append(key_row(host, key, client["changed_at"], keys, now))
+            rows.append(key_row(host, key, client["changed_at"], own, now))
         if not {"mlflow_server_look", "aws_credentials_look"} & variables.keys():
             notes.append(f"{host} was not reached.")
         elif variables.get("aws_credentials_mode") == "instance_profile":

@@ -299,7 +299,11 @@ def test_what_is_to_be_done(keys, facts, expected, plan, after):
         pytest.param(
             [key(OLD), resting(NEW)],
             {"minted": True, "stored": STORED, **FROM_OLD},
-            ["to be active", f"--access-key-id {NEW} --status Active"],
+            [
+                "to be active",
+                "hosts carry …OLD1, which is active; if …NEW2 was rotated away, bring the vault",
+                f"--access-key-id {NEW} --status Active",
+            ],
             id="the kept one is inactive",
         ),
         pytest.param(

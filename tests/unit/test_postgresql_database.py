@@ -508,7 +508,7 @@ def resting(server):
 def test_a_whole_turn_and_the_next_one(resting):
     """The one that comes has both at once, so that a killed run leaves it with both or neither."""
     awake = resting.run(turn="awake", serving=[A])
-    assert (awake.comes, awake.leaves) == (B, A)
+    assert (awake.comes, awake.leaves, awake.is_whole) == (B, A, False)
     assert resting.statements == [
         f"ALTER ROLE {B} LOGIN PASSWORD SCRAM-SHA-256 of {B}",
         f"COMMENT ON ROLE {A} IS {leaving(B)}",
@@ -529,7 +529,7 @@ def test_without_a_new_password_a_finished_turn_stays_as_it_is(resting, turn):
     """Whoever was cut off at the very end runs the same command again; it may not turn back."""
     resting.passwords[B] = "canary-b"
     again = resting.run(turn=turn, serving=[A])
-    assert (again.comes, again.leaves, again.plan) == (A, B, [])
+    assert (again.comes, again.leaves, again.plan, again.is_whole) == (A, B, [], True)
     resting.passwords[A] = "former"
     with pytest.raises(Refused, match=f"Wanted the password that {A} has"):
         resting.run(turn=turn, serving=[A])

@@ -173,6 +173,24 @@ def test_a_server_that_is_left_out_keeps_the_old_key_alive(fleet, given, goes_on
     assert fleet.servers[1] in said, said[-5000:]
 
 
+def test_a_client_that_the_inventory_takes_for_another_users_keeps_the_key_alive(
+    fleet, given, goes_on, tmp_path
+):
+    """What a host carries is what counts: its next artifact would be refused."""
+    given()
+    other = tmp_path / "other.yml"
+    other.write_text(f"all: {{hosts: {{{CLIENT}: {{aws_credentials_iam_user: ''}}}}}}")
+    said = fleet.refuse(ROTATE, f"--inventory={other}")
+    assert f"found that {CLIENT} would go on with it" in said, said[-5000:]
+
+
+def test_check_mode_tells_what_would_be_rotated(fleet, given, goes_on):
+    """The new key is tried and nothing is written."""
+    new = given()
+    said = fleet.succeed(ROTATE, "--check")
+    assert f"…{new[-4:]} replaces …{carried(fleet)[-4:]}" in said, said[-5000:]
+
+
 def test_a_client_that_cannot_be_reached_keeps_the_old_key_alive(fleet, given, goes_on):
     """A laptop that is switched off would come back with a key that is revoked."""
     given()

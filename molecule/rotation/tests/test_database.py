@@ -102,6 +102,17 @@ def test_another_password_for_the_login_that_serves_changes_nothing(fleet, accou
     assert login(fleet) == role and fleet.can_log_in(role, password)
 
 
+def test_check_mode_tells_whose_turn_it_is(fleet, account, vault):
+    """And neither the database nor a server changes."""
+    serves = login(fleet)
+    before = [fleet.look(host) for host in fleet.servers]
+    give_password(vault, OTHER[serves])
+    said = fleet.succeed(ROTATE, "--check")
+    assert f"{OTHER[serves]} would serve" in said and "No password was" not in said, said[-5000:]
+    assert [fleet.look(host) for host in fleet.servers] == before
+    assert not fleet.can_log_in(OTHER[serves], password_of(vault, OTHER[serves]))
+
+
 def test_an_idle_colour_that_is_killed_while_it_starts_closes_nothing(fleet, account, vault):
     """The servers go on with the old login, which must stay open."""
     old = login(fleet)

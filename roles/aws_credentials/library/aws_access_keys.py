@@ -123,9 +123,17 @@ def check(user, keys, wanted, deployed, unknown) -> None:
             f"{has}; correct aws_credentials_iam_user or the key; if it was deleted, put another "
             "of that user into the vault, move the key file away if there is one, and run site.yml."
         )
+    others = [key for key in deployed if key != wanted and keys.get(key, {}).get("active")]
     if not keys[wanted]["active"]:
+        # Brought back, a key that was rotated away would take the place of its successor.
+        away = (
+            f", while hosts carry {short(others)}, which is active; if {short([wanted])} was "
+            "rotated away, bring the vault or the key file up to date; if not, "
+            if others
+            else "; "
+        )
         raise Refused(
-            f"Wanted {short([wanted])}, the key to be used, to be active; found it inactive; "
+            f"Wanted {short([wanted])}, the key to be used, to be active; found it inactive{away}"
             f"activate it ('aws iam update-access-key --user-name {user} --access-key-id {wanted} "
             f"--status Active') and run again."
         )

@@ -64,6 +64,7 @@ others: {description: Processes of the colour that does not serve., type: list, 
 """
 
 import configparser
+import contextlib
 import os
 import pwd
 import re
@@ -112,12 +113,15 @@ def foreign(user: str, home: str, root_folders: list[str]) -> list[str]:
 
 
 def slot(folder: Path) -> dict:
-    """Return which key and login a slot has, and since when each of its files has its text."""
+    """Return which key and login a slot has, and since when each of its files has its text.
+
+    What cannot be read has none: it is for a roll to refuse, and its lines are nobody's to see.
+    """
     files = {path.name: path.lstat().st_mtime for path in folder.iterdir() if path.is_file()}
-    key, login = configparser.ConfigParser(interpolation=None), {}
-    if "aws_shared_credentials_file" in files:
+    key, login = configparser.RawConfigParser(), {}
+    with contextlib.suppress(configparser.Error, ValueError):
         key.read(folder / "aws_shared_credentials_file")
-    if "database.env" in files:
+    with contextlib.suppress(FileNotFoundError, ValueError):
         words = shlex.split((folder / "database.env").read_text(), comments=True)
         login = dict(word.split("=", 1) for word in words)
     return {
@@ -133,8 +137,9 @@ def processes(unit: str) -> list[int]:
     group = subprocess.run(command, capture_output=True, text=True).stdout.strip()
     for top in ("", "systemd", "unified"):
         file = Path("/sys/fs/cgroup", top, group.lstrip("/"), "cgroup.procs")
-        if group and file.exists():
-            return sorted(int(line) for line in file.read_text().split())
+        # A unit that ends meanwhile takes it along.
+        with contextlib.suppress(OSError):
+            return sorted(int(line) for line in file.read_text().split()) if group else []
     return []
 
 

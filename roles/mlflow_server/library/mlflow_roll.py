@@ -87,7 +87,6 @@ import shutil
 import socket
 import stat
 import subprocess
-import tempfile
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -571,13 +570,13 @@ class Roll:
             raise RollError(
                 f"Wanted a server {self.instance} that serves; found none; run site.yml first."
             )
-        # Only root may read it, and only in memory.
-        with tempfile.NamedTemporaryFile("w", dir="/run", prefix=f".{self.instance}-") as more:
+        # In no folder, and gone with this process, however that ends.
+        with os.fdopen(os.memfd_create("more"), "w") as more:
             more.writelines(f"{name}={quoted(value)}\n" for name, value in environment.items())
             more.flush()
-            slot = self.config / serving
+            slot, path = self.config / serving, f"/proc/{os.getpid()}/fd/{more.fileno()}"
             probe = self.host.start_probe(
-                self.instance, slot, ["artifacts"], self.ready_timeout, more=more.name
+                self.instance, slot, ["artifacts"], self.ready_timeout, more=path
             )
             said = probe.communicate()[1].strip()
         if probe.returncode:

@@ -75,6 +75,10 @@ plan: {description: What is (to be) done., type: list, elements: str, returned: 
 resting: {description: Logins that exist without LOGIN., type: list, returned: success}
 comes: {description: The login whose turn it is., type: str, returned: with O(turn)}
 leaves: {description: The other one., type: str, returned: with O(turn)}
+whole:
+  description: Whether a turn is behind, and there is no password for the next one.
+  type: bool
+  returned: with O(turn)
 """
 
 import contextlib
@@ -365,6 +369,7 @@ class Database:
         self.plan: list[str] = []
         self.resting: list[str] = []
         self.comes = self.leaves = ""
+        self.is_whole = False
         self.open = contextlib.ExitStack()
         self.ca = ""
         if given["ca"] and self.host:
@@ -641,6 +646,7 @@ class Database:
             # A whole turn is behind, and the vault has no password for the next one.
             check_passwords(self.given, self.roles, self.proven)
             self.comes, self.leaves = self.leaves, self.comes
+            self.is_whole = True
         elif self.given["turn"] == "awake":
             self.awake()
         else:
@@ -821,8 +827,10 @@ def ask(given: dict, check: bool) -> dict:
         raise Refused(
             f"Wanted the server to answer; found: {said}; mend that and run again."
         ) from None
-    turn = {"comes": database.comes, "leaves": database.leaves} if given["turn"] else {}
-    return {"plan": database.plan, "resting": database.resting, **turn}
+    result = {"plan": database.plan, "resting": database.resting}
+    if given["turn"]:
+        result |= {"comes": database.comes, "leaves": database.leaves, "whole": database.is_whole}
+    return result
 
 
 def main():
