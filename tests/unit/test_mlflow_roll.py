@@ -524,6 +524,20 @@ def test_what_encrypts_the_database_is_not_replaced(world):
     assert "old one" in (world.config / "wanted/secrets.env").read_text()
 
 
+def test_what_encrypts_the_database_changes_only_while_nothing_serves(world):
+    """As of an operator who fills in the vault after the first run: stored keys would be lost."""
+    (world.config / "wanted/generated.env").write_text('MLFLOW_CRYPTO_KEK_PASSPHRASE="old one"')
+    world.roll()
+    (world.config / "wanted/secrets.env").write_text('MLFLOW_CRYPTO_KEK_PASSPHRASE="new one"')
+    before = world.active()
+    with pytest.raises(RollError, match="serves with.*wanted/generated.env.*What serves is unch"):
+        world.roll()
+    assert world.active() == before
+    for unit in world.host.units.values():
+        unit["active"] = "inactive"
+    world.roll()
+
+
 def test_the_idle_slot_goes_when_it_is_to_be_wiped(world):
     """It holds the former secret. What serves has to go on without it, also through a roll."""
     world.roll()

@@ -521,14 +521,19 @@ class Roll:
                 "run site.yml with that setting first. Nothing has changed."
             )
         new = slot | {name: (*slot[name][:-1], text.encode()) for name, text in self.texts.items()}
+        self.check_encrypting(slot, new)
+        return new
+
+    def check_encrypting(self, slot: dict[str, tuple], new: dict[str, tuple]) -> None:
+        """Refuse to serve with another secret than what is in the database is encrypted with."""
         changed = [name for name in ENCRYPTING if variable(name, slot) != variable(name, new)]
         if changed:
             raise RollError(
                 f"Wanted {' and '.join(changed)} as {self.instance} serves with, as secrets in its "
-                "database are encrypted with it; found another; take the former value, or see "
-                "docs/rotation.md for how to change it. Nothing has changed."
+                "database are encrypted with it; found another; take the former value (one that "
+                f"the host made itself is in {self.wanted}/generated.env), or see docs/rotation.md "
+                "for how to change it. What serves is unchanged."
             )
-        return new
 
     def adopt(self, former: Path) -> None:
         """Make what is wanted a copy of what serves, with the texts in it, at once.
@@ -590,6 +595,9 @@ class Roll:
             self.step(f"stop what a broken-off roll left of {new}")
             self.host.command("systemctl", "disable", "--now", self.unit(new))
         beside = bool(old) and self.is_active(old)
+        # Both are changed while nothing serves.
+        if beside:
+            self.check_encrypting(tree(self.config / old), tree(self.wanted))
         stop_first = beside and self.mode == "stop_start"
         if not old or (beside and not stop_first):
             self.check_memory()
