@@ -117,6 +117,15 @@ def test_a_user_that_is_not_there_is_made():
     assert not mlflow_host_info.has_user("no-such-user", "/var/lib/no-such")
 
 
+def test_a_file_that_cannot_be_read_has_nothing_and_shows_nothing(tmp_path):
+    """The roll refuses it; a look that ended with its lines would show a secret, at each run."""
+    (tmp_path / "aws_shared_credentials_file").write_text("aws_secret_access_key = canary\n")
+    (tmp_path / "database.env").write_text('PGPASSWORD="canary\n')
+    found = mlflow_host_info.slot(tmp_path)
+    assert (found["access_key_id"], found["login"]) == ("", "")
+    assert "canary" not in str(found)
+
+
 def test_a_process_that_ends_meanwhile_is_passed_over(tmp_path, monkeypatch):
     """Workers come and go, and every site.yml looks at them: it must not end with a traceback."""
     with subprocess.Popen(["true"]) as gone:

@@ -538,6 +538,19 @@ def test_what_encrypts_the_database_changes_only_while_nothing_serves(world):
     world.roll()
 
 
+@pytest.mark.parametrize("spoilt", ["it's", "no variable", '"'])
+def test_a_line_that_was_spoilt_by_hand_is_rolled_away(world, spoilt):
+    """Whether the passphrase is the former one is told by its own line."""
+    text = 'MLFLOW_CRYPTO_KEK_PASSPHRASE="old one"\n'
+    (world.config / "wanted/secrets.env").write_text(text)
+    world.roll()
+    served = world.config / world.make_roll().serving() / "secrets.env"
+    served.write_text(f"{text}{spoilt}\n")
+    world.roll()
+    served = world.config / world.make_roll().serving() / "secrets.env"
+    assert served.read_text() == text
+
+
 def test_the_idle_slot_goes_when_it_is_to_be_wiped(world):
     """It holds the former secret. What serves has to go on without it, also through a roll."""
     world.roll()

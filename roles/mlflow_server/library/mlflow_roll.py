@@ -271,9 +271,19 @@ def variable(name: str, slot: dict[str, tuple]) -> str | None:
     values = {}
     for file in ("generated.env", "secrets.env"):
         if file in slot:
-            words = shlex.split(slot[file][-1].decode(), comments=True)
-            values |= dict(word.split("=", 1) for word in words)
+            values |= variables(slot[file][-1].decode())
     return values.get(name)
+
+
+def variables(text: str) -> dict[str, str]:
+    """Return what an environment file sets. A line that was spoilt by hand spoils no other."""
+    try:
+        return dict(word.split("=", 1) for word in shlex.split(text, comments=True))
+    except ValueError:
+        lines = text.splitlines()
+        return (
+            {} if len(lines) < 2 else {k: v for each in lines for k, v in variables(each).items()}
+        )
 
 
 def copy_tree(source: Path, target: Path) -> None:
