@@ -176,7 +176,11 @@ class Fleet:
     def idle_colour_killed(self, host: str):
         """Kill what a roll starts on a host, as the OOM killer does, while the block runs."""
         idle = {"blue": "green", "green": "blue"}[self.look(host)["serving"]]
-        kill = f"while sleep 1; do systemctl kill --signal=KILL mlflow-{idle}; done"
+        # Only once the server itself runs: before that, its unit does not start, which is another
+        # failure than a server that ends.
+        unit = f"mlflow-{idle}"
+        runs = f"systemctl --quiet is-active {unit}"
+        kill = f"while sleep 1; do {runs} && systemctl kill --signal=KILL {unit}; done"
         self.on(host, "systemd-run", "--quiet", "--unit=killer", "sh", "-c", kill)
         try:
             yield
