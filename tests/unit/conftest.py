@@ -6,6 +6,6 @@ from pathlib import Path
 from ansible.plugins.loader import init_plugin_loader
 
 ROOT = Path(__file__).resolve().parents[2]
-for kind in ("library", "files"):
+for kind in ("library", "files", "filter_plugins"):
     sys.path[:0] = sorted(str(folder) for folder in ROOT.glob(f"roles/*/{kind}"))
 init_plugin_loader()

@@ -3,22 +3,28 @@
 probe.py database [any-artifact-root]
     Before the server starts: the database lets us in, with every right that MLflow needs, at the
     schema revision of this release; and, without the second word, a change of settings leaves no
-    artifacts behind. The settings that serve at present, if any do, come on standard input.
+    artifacts behind. The settings that serve at present, if any do, come on standard input. The
+    same of the database of users and permissions, if there is one.
 probe.py artifacts [URI]
     While it starts: the artifact store takes, returns and deletes an object.
-probe.py initialise, probe.py is-empty
-    As the owner of a PostgreSQL database: make MLflow's tables if there are none, or only look.
-    Says on standard output if there were none.
+probe.py initialise WHAT, probe.py is-empty WHAT
+    As the owner of a PostgreSQL database: make MLflow's tables, those of WHAT, `tracking` or
+    `users`, if there are none, or only look. Says on standard output if there were none.
+probe.py administrator NAME
+    Give the administrator the password on standard input, in the database of users. Make him first
+    if he is not there.
 
 Exits 0, or exits 1 and says on standard error what was wanted, what was found and what to do.
 """
 
+import configparser
 import os
 import re
 import shlex
 import sys
 import tempfile
 import uuid
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,8 +32,41 @@ from pathlib import Path
 # is about to get. A probe that was killed leaves this one object, of a few bytes.
 PROBE = f"mlflow-server-probe-{uuid.uuid4().hex[:12]}"
 
-# Those that MLflow makes before it notes a revision: a run that was cut off there goes on.
-INITIAL_TABLES = ("experiments", "runs", "tags", "metrics", "params")
+
+@dataclass
+class Schema:
+    """One of the two sets of tables that MLflow keeps, each in a database of its own.
+
+    Args:
+        what: How to call the database.
+        version_table: Where alembic notes the revision.
+        migrations: Folder of its migrations, below the package mlflow.
+        upgrade: MLflow's command for older tables.
+        initial: Tables that MLflow makes before it notes a revision: a run that was cut off there
+            goes on.
+    """
+
+    what: str
+    version_table: str
+    migrations: str
+    upgrade: str
+    initial: tuple[str, ...] = ()
+
+
+TRACKING = Schema(
+    what="tracking database",
+    version_table="alembic_version",
+    migrations="store/db_migrations",
+    upgrade="mlflow db upgrade",
+    initial=("experiments", "runs", "tags", "metrics", "params"),
+)
+USERS = Schema(
+    what="database of users",
+    version_table="alembic_version_auth",
+    migrations="server/auth/db/migrations",
+    upgrade="mlflow.server.auth db upgrade --url",
+)
+SCHEMAS = {"tracking": TRACKING, "users": USERS}
 
 # What libpq says, and what to do about it.
 LOGIN_REMEDIES = {
@@ -76,29 +115,39 @@ def is_postgresql() -> bool:
     return os.environ["MLFLOW_BACKEND_STORE_URI"].startswith("postgresql")
 
 
-def database_name() -> str:
-    """Return how to call the tracking database, without a password."""
+def database_name(uri: str = "") -> str:
+    """Return how to call a database, by default that of the environment, without a password."""
+    uri = uri or os.environ["MLFLOW_BACKEND_STORE_URI"]
     if "PGHOST" in os.environ:
-        return "{PGUSER}@{PGHOST}:{PGPORT}/{PGDATABASE}".format(**os.environ)
-    return re.sub("://[^@]*@", "://", os.environ["MLFLOW_BACKEND_STORE_URI"])
+        name = uri.partition(":///")[2] or os.environ["PGDATABASE"]
+        return "{PGUSER}@{PGHOST}:{PGPORT}/".format(**os.environ) + name
+    return re.sub("://[^@]*@", "://", uri)
 
 
-def refused_login(error: Exception) -> Refusal:
+def users_uri() -> str:
+    """Return the URI of the database of users, or nothing if there is none."""
+    settings = configparser.ConfigParser()
+    settings.read(os.environ.get("MLFLOW_AUTH_CONFIG_PATH", os.devnull))
+    return settings.get("mlflow", "database_uri", fallback="")
+
+
+def refused_login(error: Exception, uri: str = "") -> Refusal:
     lines = [line.strip() for line in str(getattr(error, "orig", error)).splitlines()]
     said = " ".join(line for line in lines if line) or type(error).__name__
     what_to_do = remedy(LOGIN_REMEDIES, said, "mend that")
-    return Refusal(f"Wanted to log in to {database_name()}; found: {said}; {what_to_do}.")
+    return Refusal(f"Wanted to log in to {database_name(uri)}; found: {said}; {what_to_do}.")
 
 
-def check_rights(connection) -> None:
+def check_rights(connection, schema: Schema, place: str) -> None:
     """Refuse a role without a right that MLflow needs, on PostgreSQL."""
     from sqlalchemy import text
 
-    if connection.execute(text("SELECT to_regclass('alembic_version')")).scalar() is None:
+    query = text("SELECT to_regclass(:name)")
+    if connection.execute(query, {"name": schema.version_table}).scalar() is None:
         right = "has_schema_privilege(current_schema(), 'CREATE')"
         if not connection.execute(text(f"SELECT {right}")).scalar():
             raise Refusal(
-                f"Wanted MLflow's tables in {database_name()}, or the right to create them; found "
+                f"Wanted MLflow's tables in {place}, or the right to create them; found "
                 "neither; give mlflow_server_database_owner_password, so that the owner makes them."
             )
         return
@@ -115,32 +164,32 @@ def check_rights(connection) -> None:
     if names := list(missing):
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         raise Refusal(
-            f"Wanted {', '.join(rights)} on all tables in {database_name()}; found none of: "
+            f"Wanted {', '.join(rights)} on all tables in {place}; found none of: "
             f"{', '.join(names[:3])}{more}; as the tables' owner, run 'GRANT {', '.join(rights)} "
             "ON ALL TABLES IN SCHEMA public TO …', the role or its group."
         )
 
 
-def check_revision(found: str | None) -> None:
+def check_revision(found: str | None, schema: Schema) -> None:
     """Refuse a database of another schema: MLflow would change some of the older ones by itself."""
     from alembic.script import ScriptDirectory
 
     package = Path(find_spec("mlflow").origin).parent
-    script = ScriptDirectory(str(package / "store/db_migrations"))
+    script = ScriptDirectory(str(package / schema.migrations))
     wanted = script.get_current_head()
     if found in (None, wanted):
         return
     is_known = any(revision.revision == found for revision in script.walk_revisions())
     what_to_do = (
         "make a backup of the database, then, as its owner, run "
-        f"'{sys.executable} -m mlflow db upgrade' with its URI and run again (what serves goes on "
+        f"'{sys.executable} -m {schema.upgrade}' with its URI and run again (what serves goes on "
         "meanwhile), or take the version of MLflow that it belongs to"
         if is_known
         else "take that newer version of MLflow, or restore a backup of this one's schema, as "
         "there is no downgrade"
     )
     raise Refusal(
-        f"Wanted the tracking database at schema revision {wanted}, which this MLflow needs; found "
+        f"Wanted the {schema.what} at schema revision {wanted}, which this MLflow needs; found "
         f"{found}, {'an older' if is_known else 'a newer, unknown'} one; {what_to_do}."
     )
 
@@ -186,7 +235,19 @@ def former_settings() -> dict[str, str]:
 
 
 def check_database(any_artifact_root: str = "") -> None:
-    uri = os.environ["MLFLOW_BACKEND_STORE_URI"]
+    check_schema(os.environ["MLFLOW_BACKEND_STORE_URI"], TRACKING, not any_artifact_root)
+    if uri := users_uri():
+        check_schema(uri, USERS)
+
+
+def check_schema(uri: str, schema: Schema, artifact_root: bool = False) -> None:
+    """Refuse a database that does not let us in, lacks a right or has another schema.
+
+    Args:
+        uri: Of the database.
+        schema: What has to be in it.
+        artifact_root: Look whether its artifacts would still be found, too.
+    """
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         return
     from alembic.migration import MigrationContext
@@ -196,18 +257,19 @@ def check_database(any_artifact_root: str = "") -> None:
     try:
         connection = create_engine(uri).connect()
     except OperationalError as error:
-        raise refused_login(error) from error
+        raise refused_login(error, uri) from error
     with connection:
         if is_postgresql():
-            check_rights(connection)
-        revision = MigrationContext.configure(connection).get_current_revision()
+            check_rights(connection, schema, database_name(uri))
+        options = {"version_table": schema.version_table}
+        revision = MigrationContext.configure(connection, opts=options).get_current_revision()
         if revision:
-            check_revision(revision)
-            if not any_artifact_root:
+            check_revision(revision, schema)
+            if artifact_root:
                 check_artifact_root(connection)
 
 
-def initialise(make: bool) -> None:
+def initialise(schema: Schema, make: bool) -> None:
     """Make MLflow's tables, as their owner, unless there are some. One at a time."""
     import psycopg2
 
@@ -218,13 +280,13 @@ def initialise(make: bool) -> None:
     with guard, guard.cursor() as cursor:
         # Several hosts of one database; released with the connection.
         cursor.execute("SELECT pg_advisory_xact_lock(hashtext('mlflow_initialise'))")
-        cursor.execute("SELECT to_regclass('alembic_version')")
+        cursor.execute("SELECT to_regclass(%s)", [schema.version_table])
         if cursor.fetchone()[0] is not None:
             return
         cursor.execute(
             "SELECT relname FROM pg_class WHERE relnamespace = current_schema()::regnamespace "
             "AND relkind IN ('r', 'p') AND relname <> ALL(%s) LIMIT 1",
-            [list(INITIAL_TABLES)],
+            [list(schema.initial)],
         )
         if others := cursor.fetchone():
             raise Refusal(
@@ -233,10 +295,33 @@ def initialise(make: bool) -> None:
             )
         print("initialised")
         if make:
-            from mlflow.store.db.utils import _initialize_tables
-            from sqlalchemy import create_engine
+            make_tables(schema)
 
-            _initialize_tables(create_engine("postgresql+psycopg2://"))
+
+def make_tables(schema: Schema) -> None:
+    from sqlalchemy import create_engine
+
+    engine = create_engine("postgresql+psycopg2://")
+    if schema is TRACKING:
+        from mlflow.store.db.utils import _initialize_tables
+
+        _initialize_tables(engine)
+    else:
+        from mlflow.server.auth.db.utils import migrate
+
+        migrate(engine, "head")
+
+
+def set_administrator(name: str) -> None:
+    """Give the administrator the password on standard input, whatever he had before."""
+    from mlflow.server.auth.sqlalchemy_store import SqlAlchemyStore
+
+    store, password = SqlAlchemyStore(), sys.stdin.read()
+    store.init_db(users_uri())
+    if store.has_user(name):
+        store.update_user(name, password=password, is_admin=True)
+    else:
+        store.create_user(name, password, is_admin=True)
 
 
 def refused_store(error: Exception, uri: str, step: str) -> Refusal:
@@ -304,8 +389,9 @@ def main(what: str, *more: str) -> int:
     checks = {
         "database": lambda: check_database(*more),
         "artifacts": lambda: check_artifacts(*more),
-        "initialise": lambda: initialise(make=True),
-        "is-empty": lambda: initialise(make=False),
+        "initialise": lambda: initialise(SCHEMAS[more[0]], make=True),
+        "is-empty": lambda: initialise(SCHEMAS[more[0]], make=False),
+        "administrator": lambda: set_administrator(*more),
     }
     try:
         checks[what]()

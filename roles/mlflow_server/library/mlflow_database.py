@@ -19,6 +19,11 @@ options:
     description: Text of the Python script that does it, C(probe.py).
     type: str
     required: true
+  what:
+    description: Which tables, those of C(tracking), or of C(users) and their permissions.
+    type: str
+    choices: [tracking, users]
+    default: tracking
   environment:
     description: How libpq finds the database and who logs in, C(PGHOST), C(PGUSER) and so on.
     type: dict
@@ -53,14 +58,20 @@ from ansible.module_utils.basic import AnsibleModule
 
 
 def run(
-    release: str, script: str, environment: dict, password: str, ca: str, check: bool
+    release: str,
+    script: str,
+    what: str,
+    environment: dict,
+    password: str,
+    ca: str,
+    check: bool,
 ) -> tuple[int, str, str]:
     """Run the script as root, whose environment nobody else can read; return code, output, error.
 
     Raises:
         OSError: The release is not there.
     """
-    words = [f"{release}/bin/python", "-", "is-empty" if check else "initialise"]
+    words = [f"{release}/bin/python", "-", "is-empty" if check else "initialise", what]
     settings = {"HOME": "/nonexistent", "PATH": os.defpath, "PYTHONDONTWRITEBYTECODE": "1"}
     settings["MLFLOW_BACKEND_STORE_URI"] = "postgresql+psycopg2://"
     with tempfile.NamedTemporaryFile("w", suffix=".pem") as certificates:
@@ -79,6 +90,11 @@ def main() -> None:
         argument_spec={
             "release": {"type": "path", "required": True},
             "script": {"type": "str", "required": True},
+            "what": {
+                "type": "str",
+                "choices": ["tracking", "users"],
+                "default": "tracking",
+            },
             "environment": {"type": "dict", "required": True},
             "password": {"type": "str", "required": True, "no_log": True},
             "ca": {"type": "str", "default": ""},

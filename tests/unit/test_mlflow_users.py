@@ -1,0 +1,224 @@
+"""What is asked of a server with users, for each difference between what is and what is wanted."""
+
+import mlflow_users
+import pytest
+from problems_of_users import problems_of_users
+
+
+class Server:
+    """MLflow's API of users, as far as the module uses it, and the host that it serves on."""
+
+    def __init__(self):
+        self.link = "current.sock"
+        self.passwords = {"admin": "the admin's password"}
+        self.admins = {"admin"}
+        self.grants: dict[tuple, str] = {}
+        self.experiments = {"forecast": "7"}
+        self.writes: list[str] = []
+        self.serves, self.in_the_way = True, ""
+
+    def serves_with_users(self):
+        return self.serves
+
+    def set_admin(self, name, password):
+        if not self.in_the_way:
+            self.passwords[name] = password
+            self.admins.add(name)
+        return self.in_the_way
+
+    def ask(self, method, path, login, **fields):
+        name, password = login
+        if self.passwords.get(name) != password:
+            return 401, {"message": "who are you?"}
+        what = path.rsplit("/mlflow/", 1)[1]
+        if what == "users/current":
+            return 200, {"user": {"username": name, "is_admin": name in self.admins}}
+        assert name in self.admins, "all else is asked by the administrator"
+        if what == "users/list":
+            listed = [{"username": n, "is_admin": n in self.admins} for n in self.passwords]
+            return 200, {"users": listed}
+        if what == "users/permissions/list":
+            keys = ("role_name", "resource_type", "resource_pattern")
+            own = [
+                dict(zip(keys, ("__user_1__", *key[1:]), strict=True), permission=value)
+                for key, value in self.grants.items()
+                if key[0] == fields["username"]
+            ]
+            of_a_role = dict(zip(keys, ("team", "experiment", "*"), strict=True), permission="READ")
+            return 200, {"permissions": [*own, of_a_role]}
+        if what == "experiments/get-by-name":
+            number = self.experiments.get(fields["experiment_name"])
+            found = {"experiment": {"experiment_id": number}} if number else {"message": "none"}
+            return 200 if number else 404, found
+        return self.write(what, fields)
+
+    def write(self, what, fields):
+        self.writes.append(what.removeprefix("users/"))
+        name = fields["username"]
+        if what in ("users/create", "users/update-password"):
+            self.passwords[name] = fields["password"]
+        elif what == "users/update-admin":
+            (self.admins.add if fields["is_admin"] else self.admins.discard)(name)
+        elif what == "users/delete":
+            del self.passwords[name]
+        else:
+            key = (name, fields["resource_type"], fields["resource_id"])
+            if what == "users/permissions/revoke":
+                del self.grants[key]
+            elif key in self.grants:
+                return 400, {"message": "it has one"}
+            else:
+                self.grants[key] = fields["permission"]
+        return 200, {}
+
+
+def user(name="ada", **more):
+    fields = {"state": "present", "password": "the user's password", "update_password": "always"}
+    return {"name": name, "admin": False, "permissions": {}, **fields, **more}
+
+
+def run(server, *users, check=False, admin_password="the admin's password"):
+    given = {"admin": "admin", "admin_password": admin_password, "users": list(users)}
+    made = mlflow_users.Users(server, given, check)
+    made.run()
+    return made
+
+
+def test_a_user_is_made_with_permissions_once():
+    """A second run finds all as it is wanted: nothing is written, and nothing said to be."""
+    server = Server()
+    ada = user(permissions={"experiment": {"forecast": "EDIT"}, "registered_model": {"*": "READ"}})
+    assert run(server, ada).plan == [
+        "user ada",
+        "EDIT for ada on experiment forecast",
+        "READ for ada on registered_model *",
+    ]
+    assert server.grants == {
+        ("ada", "experiment", "7"): "EDIT",
+        ("ada", "registered_model", "*"): "READ",
+    }
+    server.writes.clear()
+    assert run(server, ada).plan == [] == server.writes
+
+
+@pytest.mark.parametrize(
+    ("change", "writes"),
+    [
+        ({"password": "another password"}, ["update-password"]),
+        ({"password": "another password", "update_password": "on_create"}, []),
+        ({"admin": True}, ["update-admin"]),
+        (
+            {"permissions": {"experiment": {"forecast": "READ"}}},
+            ["permissions/revoke", "permissions/grant"],
+        ),
+        ({"permissions": {"experiment": {"forecast": "NONE"}}}, ["permissions/revoke"]),
+        ({"permissions": {}}, []),
+        ({"state": "absent"}, ["delete"]),
+    ],
+)
+def test_only_what_differs_is_written(change, writes):
+    """What a user has been given by others, or has chosen himself, is not ours to take."""
+    server = Server()
+    ada = user(permissions={"experiment": {"forecast": "EDIT"}})
+    run(server, ada)
+    server.writes.clear()
+    assert len(set(run(server, ada | change, check=True).plan)) == min(len(writes), 1)
+    assert server.writes == [], "check mode writes nothing"
+    run(server, ada | change)
+    assert server.writes == writes
+    server.writes.clear()
+    assert run(server, ada | change).plan == []
+
+
+def test_users_who_are_not_listed_are_left_alone():
+    server = Server()
+    server.passwords["somebody"] = "his own"
+    run(server, user())
+    assert "somebody" in server.passwords
+
+
+def test_an_administrator_who_cannot_log_in_gets_the_password_that_is_wanted():
+    """Nobody has to know the former one: at the first start it is random, later it is the old."""
+    server = Server()
+    assert run(server, check=True, admin_password="a new password").plan == ["password of admin"]
+    assert run(server, user(), admin_password="a new password").plan == [
+        "password of admin",
+        "user ada",
+    ]
+    assert server.passwords["admin"] == "a new password"
+
+
+def test_what_keeps_the_password_from_the_database_is_said():
+    server = Server()
+    server.in_the_way = "no database"
+    with pytest.raises(mlflow_users.Refused, match="found: no database; mend that"):
+        run(server, admin_password="a new password")
+
+
+def test_an_experiment_that_is_not_there_holds_up_nobody():
+    """At the first run there is none yet, and the next one gives the permission."""
+    server = Server()
+    ada = user(permissions={"experiment": {"later": "EDIT", "forecast": "READ"}})
+    assert run(server, ada).missing == ["later (for ada)"]
+    assert server.grants == {("ada", "experiment", "7"): "READ"}
+    server.experiments["later"] = "8"
+    assert run(server, ada).plan == ["EDIT for ada on experiment later"]
+
+
+def test_a_server_that_is_not_there_is_refused_but_not_in_check_mode():
+    server = Server()
+    server.serves = False
+    assert run(server, check=True).plan == ["all users"]
+    with pytest.raises(mlflow_users.Refused, match="run site.yml"):
+        run(server)
+
+
+@pytest.mark.parametrize(
+    ("users", "problem"),
+    [
+        ([{"name": "ada"}], "ada with no password"),
+        ([{"name": "ada", "password": "short"}], "ada with a password of 5 characters"),
+        ([{"name": "ada", "password": "example-change-me"}], "ada with the example's password"),
+        ([{"name": "ada", "password": "password1234"}], "ada with a password that everybody knows"),
+        ([{"name": "a:b", "password": "long enough it is"}], "the name 'a:b'"),
+        ([{"name": "admin", "password": "long enough it is"}], "admin 2 times"),
+        ([{"name": "ada", "state": "absent"}], ""),
+        (
+            [
+                {
+                    "name": "ada",
+                    "password": "long enough it is",
+                    "permissions": {"run": {"*": "READ"}},
+                }
+            ],
+            "ada with the resource type run",
+        ),
+        (
+            [
+                {
+                    "name": "ada",
+                    "password": "long enough it is",
+                    "permissions": {"experiment": {"a": "read"}},
+                }
+            ],
+            "ada with read on a",
+        ),
+        (
+            [
+                {
+                    "name": "ada",
+                    "password": "long enough it is",
+                    "permissions": {"experiment": "READ"},
+                }
+            ],
+            "ada with permissions on experiment that are not by name",
+        ),
+    ],
+)
+def test_bad_users_are_told_before_anything_is_changed(users, problem):
+    assert problems_of_users(users, "admin", "long enough it is") == ([problem] if problem else [])
+
+
+def test_no_problem_has_a_password_in_it():
+    """It is shown to whoever runs the playbook, and in its log."""
+    assert problems_of_users([], "admin", "secret") == ["admin with a password of 6 characters"]
