@@ -137,3 +137,11 @@ def test_a_process_that_ends_meanwhile_is_passed_over(tmp_path, monkeypatch):
     monkeypatch.setattr(mlflow_host_info, "processes", lambda _: [gone.pid, os.getpid()])
     found = mlflow_host_info.serving("mlflow", tmp_path)
     assert abs(found["started"] - mlflow_host_info.start(os.getpid())) < 0.1
+
+
+def test_the_disk_is_that_of_the_nearest_folder_that_is_there(tmp_path):
+    """Before the first run there is no data directory yet, and its bounds follow from its disk."""
+    assert mlflow_host_info.disk_mb(str(tmp_path / "not" / "yet")) == mlflow_host_info.disk_mb(
+        str(tmp_path)
+    )
+    assert mlflow_host_info.disk_mb(str(tmp_path)) > 0

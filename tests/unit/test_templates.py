@@ -10,7 +10,7 @@ from ansible.template import Templar, trust_as_template
 
 ROLE = Path(__file__).resolve().parents[2] / "roles/mlflow_server"
 filter_loader.add_directory(str(ROLE), with_subdir=True)
-HOST = {"memory_mb": 4000, "cores": 2}
+HOST = {"memory_mb": 4000, "cores": 2, "disk_mb": 50_000}
 
 
 def evaluate(expression, **variables):
@@ -86,7 +86,7 @@ def test_secrets_go_before_settings_and_settings_before_ours():
 )
 def test_workers_fit_the_cores_and_twice_the_memory(memory, cores, roll, workers):
     """(memory - 384) / colours, less 270 for the parent, in parts of 260 MB; at most the cores."""
-    host = {"memory_mb": memory, "cores": cores}
+    host = {"memory_mb": memory, "cores": cores, "disk_mb": 50_000}
     found = value("MLFLOW_WORKERS", mlflow_server_look=host, mlflow_server_roll=roll)
     assert int(found) == workers
 

@@ -38,6 +38,7 @@ RETURN = r"""
 systemd: {description: Whether systemd is the init., type: bool, returned: always}
 init: {description: Command name of process 1., type: str, returned: always}
 memory_mb: {description: MemTotal in MB., type: int, returned: always}
+disk_mb: {description: Size in MB of the disk for the home., type: int, returned: always}
 cores: {description: Processors that may be used., type: int, returned: always}
 user: {description: The user that was asked for., type: str, returned: always}
 has_user: {description: Whether it is there as the role makes it., type: bool, returned: always}
@@ -80,6 +81,13 @@ def memory_mb(meminfo: str) -> int:
     """Return MemTotal in MB from the text of /proc/meminfo, which counts in KiB."""
     fields = dict(line.split(":", 1) for line in meminfo.splitlines() if ":" in line)
     return int(fields["MemTotal"].split()[0]) // 1024
+
+
+def disk_mb(path: str) -> int:
+    """Return the size in MB of the file system that a path, or its nearest parent, is on."""
+    there = next(each for each in (Path(path), *Path(path).parents) if each.exists())
+    found = os.statvfs(there)
+    return found.f_blocks * found.f_frsize // 1_000_000
 
 
 def owner(path: str) -> str:
@@ -203,6 +211,7 @@ def main() -> None:
         systemd=Path("/run/systemd/system").is_dir(),
         init=Path("/proc/1/comm").read_text().strip(),
         memory_mb=memory_mb(Path("/proc/meminfo").read_text()),
+        disk_mb=disk_mb(home),
         cores=len(os.sched_getaffinity(0)),
         user=user,
         has_user=has_user(user, home),
