@@ -1,0 +1,207 @@
+"""Who is let in, and to what: MLflow's users on PostgreSQL, made by site.yml, over TLS."""
+
+import time
+import uuid
+
+import pytest
+from control import ROOT
+from visitor import Visitor
+
+group = "hardening-users"
+
+ADMIN = ("admin", "canary-admin-password")
+ADA = ("ada", "canary-ada: ö'\"")
+BOB = ("bob", "canary-bob-password")
+# For so long each worker remembers a password.
+REMEMBERED_SECONDS = 30
+
+
+@pytest.fixture
+def visitor(host):
+    return Visitor(host.backend.name)
+
+
+def users(*more):
+    """Return the users of the inventory, and some more or others."""
+    listed = {
+        "ada": {"password": ADA[1], "permissions": {"registered_model": {"*": "READ"}}},
+        "bob": {"password": BOB[1]},
+    }
+    return [{"name": name, **user} for name, user in (listed | dict(more)).items()]
+
+
+def refused_within(visitor, login, seconds):
+    """Tell whether a login is refused by every worker from some time on."""
+    until = time.monotonic() + seconds
+    refused = 0
+    while time.monotonic() < until and refused < 20:
+        refused = refused + 1 if visitor.as_(*login).whoami() is None else 0
+        time.sleep(0.1)
+    return refused == 20
+
+
+def experiment_of(visitor, login):
+    """Make an experiment with a run and an artifact, and return their numbers and the path."""
+    owner = visitor.as_(*login)
+    experiment = owner.call("experiments/create", name=uuid.uuid4().hex)["experiment_id"]
+    run = owner.call("runs/create", experiment_id=experiment)["run"]["info"]["run_id"]
+    owner.call("runs/log-metric", run_id=run, key="loss", value=0.5, timestamp=1, step=1)
+    path = f"/api/2.0/mlflow-artifacts/artifacts/{experiment}/{run}/artifacts/secret.txt"
+    assert owner.ask("PUT", path, b"canary-artifact")[0] == 200
+    return experiment, run, path
+
+
+def test_each_is_who_he_says(visitor):
+    """Passwords of any characters, checked over TLS."""
+    assert visitor.as_(*ADMIN).whoami()["is_admin"]
+    assert not visitor.as_(*ADA).whoami()["is_admin"]
+    assert visitor.as_(*BOB).whoami()["username"] == "bob"
+
+
+@pytest.mark.parametrize("password", ["password1234", "password", "admin", "", "example-change-me"])
+def test_no_default_password_answers(visitor, password):
+    """CVE-2026-2635: MLflow up to 3.9 shipped one, and scanners try it."""
+    assert visitor.as_("admin", password).whoami() is None
+    assert visitor.as_("admin", password).status("GET", "/") == 401
+
+
+def test_a_user_without_permission_sees_nothing_of_anothers(visitor):
+    """Not the name, a run, a metric or an artifact, by any way to them."""
+    experiment, run, path = experiment_of(visitor, ADA)
+    bob = visitor.as_(*BOB)
+    found = bob.call("experiments/search", max_results=1000).get("experiments", [])
+    assert experiment not in [each["experiment_id"] for each in found]
+    api = "/api/2.0/mlflow"
+    for method, where, fields in [
+        ("GET", f"{api}/experiments/get?experiment_id={experiment}", None),
+        ("GET", f"{api}/runs/get?run_id={run}", None),
+        ("GET", f"{api}/metrics/get-history?run_id={run}&metric_key=loss", None),
+        ("GET", f"{api}/artifacts/list?run_id={run}", None),
+        ("GET", path, None),
+        ("GET", f"/get-artifact?run_id={run}&path=secret.txt", None),
+        ("GET", path.replace("/api/", "/ajax-api/"), None),
+        ("PUT", path, b"mine now"),
+        ("DELETE", path, None),
+        ("POST", f"{api}/runs/create", {"experiment_id": experiment}),
+        ("POST", f"{api}/runs/log-metric", {"run_id": run, "key": "a", "value": 1, "timestamp": 1}),
+        ("POST", f"{api}/runs/delete", {"run_id": run}),
+        ("POST", f"{api}/experiments/delete", {"experiment_id": experiment}),
+    ]:
+        status, body = bob.ask(method, where, fields)
+        assert status == 403 and b"canary" not in body, (method, where, status, body)
+    runs = bob.ask("POST", f"{api}/runs/search", {"experiment_ids": [experiment]})
+    assert run.encode() not in runs[1], "a search may answer, but not with others' runs"
+    query = {"query": f'{{mlflowGetRun(input: {{runId: "{run}"}}) {{run {{info {{runId}}}}}}}}'}
+    answer = bob.ask("POST", "/graphql", query)[1]
+    assert b"runId" not in answer or b'"run":null' in answer.replace(b" ", b""), answer
+    assert visitor.as_(*ADA).ask("GET", path) == (200, b"canary-artifact")
+
+
+def test_a_permission_is_given_and_taken_by_a_variable(control, visitor):
+    """Each by one run; the second of the same changes nothing, and what bob made himself stays."""
+    name = uuid.uuid4().hex
+    experiment = visitor.as_(*ADA).call("experiments/create", name=name)["experiment_id"]
+    get = ("GET", f"/api/2.0/mlflow/experiments/get?experiment_id={experiment}")
+    mine = visitor.as_(*BOB).call("experiments/create", name=uuid.uuid4().hex)["experiment_id"]
+    bob = {"password": BOB[1], "permissions": {"experiment": {name: "READ"}}}
+    control.converge(mlflow_server_users=users(("bob", bob)))
+    assert visitor.as_(*BOB).status(*get) == 200
+    rename = {"experiment_id": experiment, "new_name": uuid.uuid4().hex}
+    update = ("POST", "/api/2.0/mlflow/experiments/update", rename)
+    assert visitor.as_(*BOB).status(*update) == 403, "to read is not to write"
+    said = control.converge(mlflow_server_users=users(("bob", bob)))
+    assert "changed=0" in said.rpartition("PLAY RECAP")[2]
+    bob["permissions"]["experiment"][name] = "NONE"
+    control.converge(mlflow_server_users=users(("bob", bob)))
+    assert visitor.as_(*BOB).status(*get) == 403
+    get = ("GET", f"/api/2.0/mlflow/experiments/get?experiment_id={mine}")
+    assert visitor.as_(*BOB).status(*get) == 200
+
+
+def test_a_user_comes_changes_and_goes(control, visitor):
+    """A leaver is refused by every worker after half a minute, without a new process."""
+    first, second = ("eve", "canary-first-password"), ("eve", "canary-second-password")
+    control.converge(mlflow_server_users=users(("eve", {"password": first[1]})))
+    assert visitor.as_(*first).whoami()
+    control.converge(mlflow_server_users=users(("eve", {"password": second[1]})))
+    assert visitor.as_(*second).whoami()
+    assert refused_within(visitor, first, REMEMBERED_SECONDS + 10)
+    control.converge(mlflow_server_users=users(("eve", {"state": "absent"})))
+    assert refused_within(visitor, second, REMEMBERED_SECONDS + 10)
+
+
+def test_the_administrators_password_rotates_by_one_command(control, host, visitor):
+    """Nobody has to know the former one, no process is started anew, and check mode only tells."""
+    new = "canary-new-admin-password"
+    rotate = {"playbook": "playbooks/rotate_admin_password.yml"}
+    variables = {"mlflow_server_admin_password": new}
+    main = "systemctl show --value --property=MainPID mlflow-blue mlflow-green"
+    before = host.check_output(main)
+    code, said = control.playbook("--check", **rotate, **variables)
+    assert code == 0 and "would log in" in said, said
+    assert visitor.as_("admin", new).whoami() is None
+    code, said = control.playbook(**rotate, **variables)
+    assert code == 0 and "changed=1" in said.rpartition("PLAY RECAP")[2], said
+    assert visitor.as_("admin", new).whoami()["is_admin"]
+    assert refused_within(visitor, ADMIN, REMEMBERED_SECONDS + 10)
+    assert host.check_output(main) == before
+    code, said = control.playbook(**rotate)
+    assert code == 0 and visitor.as_(*ADMIN).whoami(), said
+
+
+def test_users_are_not_among_the_tracking_tables(host):
+    """In one database the two sets of migrations would take each other's for their own."""
+    tables = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+    psql = "runuser -u postgres -- psql --tuples-only --no-align %s --command=%s"
+    tracking = host.check_output(psql, "mlflow", tables).split()
+    of_users = host.check_output(psql, "mlflow_auth", tables).split()
+    assert "users" in of_users and "users" not in tracking and "runs" not in of_users
+    owners = "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'"
+    assert host.check_output(psql, "mlflow_auth", owners) == "mlflow_owner"
+
+
+def test_the_administrators_password_is_on_no_file(host):
+    """Whoever reads the whole disk finds what MLflow made him with, which answers nothing."""
+    found = host.run("grep -rlF canary-admin-password /etc /var/lib /opt/mlflow /run /tmp /root")
+    assert found.stdout == ""
+    line = host.check_output("grep -h MLFLOW_AUTH_ADMIN_PASSWORD /etc/mlflow/wanted/bootstrap.env")
+    random = line.split("=", 1)[1].strip('"')
+    assert len(random) == 40
+    assert Visitor(host.backend.name, ("admin", random)).whoami() is None
+
+
+def test_the_real_client_works_with_a_login(control, host, tmp_path):
+    """A data scientist's day, over TLS, with what MLflow's client reads from the environment."""
+    visitor = Visitor(host.backend.name)
+    ca = tmp_path / "ca.pem"
+    ca.write_text("".join(map(ssl_pem, visitor.context.get_ca_certs(binary_form=True))))
+    done = control.client(
+        ROOT / "demo/client.py",
+        f"https://{host.backend.name}",
+        MLFLOW_TRACKING_USERNAME=BOB[0],
+        MLFLOW_TRACKING_PASSWORD=BOB[1],
+        MLFLOW_TRACKING_SERVER_CERT_PATH=str(ca),
+    )
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("ok  ") == 8, done.stdout
+
+
+def ssl_pem(der):
+    import ssl
+
+    return ssl.DER_cert_to_PEM_cert(der)
+
+
+def test_a_killed_worker_is_replaced_and_the_rest_serves(host, visitor):
+    """As the kernel does when a colour's memory is full: the unit goes on (OOMPolicy=continue)."""
+    unit = host.check_output("basename $(dirname $(readlink /etc/mlflow/current.sock))")
+    show = f"systemctl show --value --property=%s mlflow-{unit}"
+    main, restarts = (host.check_output(show % name) for name in ("MainPID", "NRestarts"))
+    uvicorn = host.check_output(f"pgrep --parent {main}").split()[0]
+    worker = host.check_output(f"pgrep --parent {uvicorn} --full spawn_main").split()[0]
+    host.check_output(f"kill -KILL {worker}")
+    answers = [visitor.status("GET", "/health") for _ in range(20)]
+    assert answers.count(200) >= 19, answers
+    assert host.check_output(show % "NRestarts") == restarts
+    memory = int(host.check_output(show % "MemoryMax"))
+    assert 1_000_000_000 < memory < 4_000_000_000

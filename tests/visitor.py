@@ -1,0 +1,72 @@
+"""Somebody who comes to a tracking server from outside, over TLS, with or without a login."""
+
+import base64
+import http.client
+import json
+import socket
+import ssl
+import subprocess
+
+
+def address_of(container: str) -> str:
+    """Return the address of a test host."""
+    form = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+    command = ["podman", "inspect", f"--format={form}", container]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+class Visitor:
+    """A visitor of one host.
+
+    Args:
+        name: Name of the host, which its certificate has to have.
+        login: Name and password; none is anonymous.
+        port: TCP port.
+    """
+
+    def __init__(self, name: str, login: tuple[str, str] | None = None, port: int = 443):
+        self.name, self.login, self.port = name, login, port
+        self.address = address_of(name)
+        # A self-signed certificate is its own CA; from now on no other is taken.
+        pem = ssl.get_server_certificate((self.address, port), timeout=30)
+        self.context = ssl.create_default_context(cadata=pem)
+
+    def as_(self, *login: str) -> "Visitor":
+        """Return the same visitor with a login, or without one."""
+        other = object.__new__(type(self))
+        other.__dict__ = self.__dict__ | {"login": login or None}
+        return other
+
+    def ask(self, method: str, path: str, body=None, **headers: str) -> tuple[int, bytes]:
+        """Return status and body of a request; headers with _ for -, a dict as body is JSON."""
+        connection = http.client.HTTPSConnection(self.name, self.port, timeout=120)
+        plain = socket.create_connection((self.address, self.port), timeout=120)
+        connection.sock = self.context.wrap_socket(plain, server_hostname=self.name)
+        sent = {name.replace("_", "-"): value for name, value in headers.items()}
+        if self.login:
+            words = base64.b64encode(":".join(self.login).encode()).decode()
+            sent["Authorization"] = f"Basic {words}"
+        if isinstance(body, dict):
+            body = json.dumps(body)
+            sent.setdefault("Content-Type", "application/json")
+        try:
+            connection.request(method, path, body, sent)
+            response = connection.getresponse()
+            return response.status, response.read()
+        finally:
+            connection.close()
+
+    def status(self, method: str, path: str, body=None, **headers: str) -> int:
+        return self.ask(method, path, body, **headers)[0]
+
+    def call(self, api: str, method: str = "POST", **fields) -> dict:
+        """Call MLflow's API, which must succeed, and return its answer."""
+        status, body = self.ask(method, f"/api/2.0/mlflow/{api}", fields)
+        assert status == 200, body
+        return json.loads(body)
+
+    def whoami(self) -> dict | None:
+        """Return whom the server takes the visitor for, None if for nobody."""
+        status, body = self.ask("GET", "/api/2.0/mlflow/users/current")
+        assert status in (200, 401), (status, body)
+        return json.loads(body)["user"] if status == 200 else None
