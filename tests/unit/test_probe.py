@@ -1,6 +1,8 @@
 """What the probe makes of answers of databases and stores; the scenarios have real ones."""
 
+import contextlib
 import io
+import sqlite3
 import sys
 
 import probe
@@ -127,3 +129,27 @@ def test_a_refusal_that_is_only_told_in_a_text_is_understood():
 
 def test_no_key_at_all_is_told_too():
     assert "attach a profile" in str(probe.refused_store(NoCredentialsError(), "s3://a/b", "put"))
+
+
+@pytest.mark.parametrize("what", ["tracking", "users"])
+def test_a_database_of_another_schema_is_named_with_its_remedy(what, tmp_path, monkeypatch):
+    """MLflow would migrate a database of users by itself, at the start of whatever comes up."""
+    schema, uri = probe.SCHEMAS[what], f"sqlite:///{tmp_path}/{what}.db"
+    monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", uri)
+    with contextlib.closing(sqlite3.connect(tmp_path / f"{what}.db")) as database:
+        database.execute(f"CREATE TABLE {schema.version_table} (version_num VARCHAR(32))")
+        database.execute(f"INSERT INTO {schema.version_table} VALUES ('0123456789ab')")
+        database.commit()
+    with pytest.raises(probe.Refusal, match=f"the {schema.what} at schema.*0123456789ab, a newer"):
+        probe.check_schema(uri, schema)
+
+
+def test_the_database_of_users_is_the_one_that_the_server_is_told_of(tmp_path, monkeypatch):
+    assert probe.users_uri() == "", "without the app there is none"
+    (tmp_path / "auth.ini").write_text("[mlflow]\ndatabase_uri = postgresql+psycopg2:///users\n")
+    monkeypatch.setenv("MLFLOW_AUTH_CONFIG_PATH", str(tmp_path / "auth.ini"))
+    assert probe.users_uri() == "postgresql+psycopg2:///users"
+    for name, value in {"PGHOST": "db", "PGPORT": "5432", "PGUSER": "a", "PGDATABASE": "t"}.items():
+        monkeypatch.setenv(name, value)
+    assert probe.database_name(probe.users_uri()) == "a@db:5432/users"
+    assert probe.database_name("postgresql+psycopg2://") == "a@db:5432/t"
