@@ -1,11 +1,13 @@
 """Somebody who comes to a tracking server from outside, over TLS, with or without a login."""
 
 import base64
+import hashlib
 import http.client
 import json
 import socket
 import ssl
 import subprocess
+from contextlib import contextmanager
 
 
 def address_of(container: str) -> str:
@@ -39,22 +41,40 @@ class Visitor:
 
     def ask(self, method: str, path: str, body=None, **headers: str) -> tuple[int, bytes]:
         """Return status and body of a request; headers with _ for -, a dict as body is JSON."""
+        with self.request(method, path, body, **headers) as response:
+            return response.status, response.read()
+
+    def digest(self, path: str) -> tuple[int, str]:
+        """Return status and SHA-256 of what is at a path, however large."""
+        found = hashlib.sha256()
+        with self.request("GET", path) as response:
+            while block := response.read(1024 * 1024):
+                found.update(block)
+            return response.status, found.hexdigest()
+
+    @contextmanager
+    def request(self, method: str, path: str, body=None, **headers: str):
+        """Send a request and yield the response."""
         connection = http.client.HTTPSConnection(self.name, self.port, timeout=120)
         plain = socket.create_connection((self.address, self.port), timeout=120)
         connection.sock = self.context.wrap_socket(plain, server_hostname=self.name)
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if self.login:
-            words = base64.b64encode(":".join(self.login).encode()).decode()
-            sent["Authorization"] = f"Basic {words}"
+            sent |= dict([self.authorization.split(": ", 1)])
         if isinstance(body, dict):
             body = json.dumps(body)
             sent.setdefault("Content-Type", "application/json")
         try:
             connection.request(method, path, body, sent)
-            response = connection.getresponse()
-            return response.status, response.read()
+            yield connection.getresponse()
         finally:
             connection.close()
+
+    @property
+    def authorization(self) -> str:
+        """The header that says who the visitor is."""
+        words = base64.b64encode(":".join(self.login or ()).encode()).decode()
+        return f"Authorization: Basic {words}"
 
     def status(self, method: str, path: str, body=None, **headers: str) -> int:
         return self.ask(method, path, body, **headers)[0]

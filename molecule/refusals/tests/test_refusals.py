@@ -41,6 +41,23 @@ def nothing_changes(host):
             id="a public address without authentication",
         ),
         pytest.param(
+            {
+                "mlflow_server_listen_address": "0.0.0.0",
+                "mlflow_server_authentication": "basic",
+                "mlflow_server_admin_password": "long enough it is",
+            },
+            ["Wanted TLS, as each request carries a password", "mlflow_server_scheme: https"],
+            id="passwords that would cross a network in clear",
+        ),
+        pytest.param(
+            {
+                "mlflow_server_authentication": "basic",
+                "mlflow_server_admin_password": "password1234",
+            },
+            ["Wanted an administrator and users", "admin with a password that everybody knows"],
+            id="the password that MLflow once had by default",
+        ),
+        pytest.param(
             {"mlflow_server_public_names": ["*"]},
             ["Wanted a list of plain names in mlflow_server_public_names", "*"],
             id="a wildcard among the names",
