@@ -19,7 +19,7 @@ BROKEN = "failed with exception HTTPConnectionPool(host='h', port=1): Max retrie
         (BROKEN.format("[Errno 111] Connection refused"), "is refused", "start the server"),
         (BROKEN.format("Failed to resolve 'h'"), "cannot resolve", "correct the name"),
         (BROKEN.format("Read timed out."), "no answer", "firewall"),
-        (BROKEN.format("CERTIFICATE_VERIFY_FAILED"), "a certificate", "REQUESTS_CA_BUNDLE"),
+        (BROKEN.format("CERTIFICATE_VERIFY_FAILED"), "a certificate", "mlflow_client_ca"),
         (BROKEN.format("[SSL: WRONG_VERSION_NUMBER]"), "not speak TLS", "http://"),
         ("first\nsomething new", "something new", "mend what it says"),
         ("", "an error without a word", "mend"),

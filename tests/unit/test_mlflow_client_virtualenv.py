@@ -2,10 +2,12 @@
 
 import os
 import pwd
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import certifi
 import mlflow_client_virtualenv as module
 import mlflow_release
 import pytest
@@ -80,6 +82,7 @@ class Machine:
             "packages": [],
             "environment": {"MLFLOW_TRACKING_URI": "http://server"},
             "directory": "",
+            "ca": "",
             **params,
         }
         account = SimpleNamespace(pw_name="ada", pw_dir=str(self.home))
@@ -188,6 +191,31 @@ def test_a_folder_of_somebody_else_is_refused(machine):
     (machine.home / "own/pyvenv.cfg").touch()
     with pytest.raises(Refused, match="Wanted .*/own to be empty, or made by this role; found"):
         machine.virtualenv(path=str(machine.home / "own")).plan()
+
+
+def test_a_servers_certificate_stays_until_the_environment_names_another(machine):
+    """Programs that run, and those that start while the new server is asked, still need it."""
+    ours = machine.path / module.OURS
+
+    def kept():
+        return sorted(file.read_text() for file in ours.glob("ca-*.pem"))
+
+    first, second = re.findall("-----BEGIN[^#]*CERTIFICATE-----\n", certifi.contents())[:2]
+    machine.ensure(ca=first)
+    assert kept() == [first]
+    machine.ensure(ca=second, environment={})
+    assert kept() == sorted([first, second])
+    machine.ensure(ca=second)
+    assert kept() == [second]
+    machine.ensure()
+    assert kept() == []
+
+
+@pytest.mark.parametrize("text", ["/etc/ssl/certs/ca.pem", "-----BEGIN CERTIFICATE-----\nx"])
+def test_what_is_no_certificate_is_refused(machine, text):
+    """A path, for instance: every program of the user's would fail with it."""
+    with pytest.raises(Refused, match="Wanted certificates in PEM in mlflow_client_ca"):
+        machine.virtualenv(ca=text)
 
 
 def test_the_environment_follows_its_variables(machine):

@@ -3,7 +3,10 @@
 import errno
 import os
 import re
+import shutil
 import socket
+import ssl
+import subprocess
 import types
 from ipaddress import ip_address
 from pathlib import Path
@@ -14,6 +17,22 @@ from nginx_site import MARKER, Refused, Site
 
 NGINX_CONF = "user www-data;\nhttp {\n  include /etc/nginx/sites-enabled/*;\n}\n"
 UNSPECIFIED = (ip_address("0.0.0.0"), ip_address("::"))
+
+
+MARK = MARKER.strip()
+HELPERS = {
+    "/usr/local/lib/nginx-certificate-mlflow": f"#!/usr/bin/python3\n{MARK}\n",
+    "/etc/systemd/system/nginx-certificate-mlflow.service": f"{MARK}\n",
+    "/etc/systemd/system/nginx-certificate-mlflow.timer": f"{MARK}\n",
+}
+
+
+def make_pair(folder, name, *options):
+    """Make a certificate for a name in a folder, by the machine's own openssl."""
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]
+    command += ["-keyout", folder / "privkey.pem", "-out", folder / "fullchain.pem", *options]
+    subprocess.run(command, check=True, capture_output=True)
 
 
 class Killed(BaseException):
@@ -30,9 +49,11 @@ class FakeHost:
     def __init__(self, root: Path, monkeypatch):
         self.root, self.actions = root, []
         self.left, self.fatal = None, None
-        self.packages = {"nginx": "installed"}
+        self.packages = dict.fromkeys(["nginx", "openssl", "certbot"], "installed")
         self.enabled = True
         self.masked = False
+        self.timers, self.served = set(), {}
+        self.acme_answer = 0
         self.group_members = {"mlflow": []}
         self.processes = {}
         self.next_pid, self.clock = 100, 0
@@ -41,12 +62,17 @@ class FakeHost:
         for folder in ("sites-available", "sites-enabled"):
             (root / "etc/nginx" / folder).mkdir(parents=True)
         (root / "run").mkdir()
+        (root / "etc/machine-id").write_text("0123456789abcdef\n")
         (root / "proc/net").mkdir(parents=True)
         (root / "etc/nginx/nginx.conf").write_text(NGINX_CONF)
         self.show_processes()
-        for name in ("write_text", "replace", "symlink_to", "unlink"):
+        for name in ("write_text", "replace", "symlink_to", "unlink", "mkdir"):
             monkeypatch.setattr(Path, name, self.counted(name, getattr(Path, name)))
         monkeypatch.setattr(nginx_site, "bind_error", self.bind_error)
+        monkeypatch.setattr(
+            nginx_site, "served_certificate", lambda at, port, name: self.served.get(port, b"")
+        )
+        monkeypatch.setattr(nginx_site, "shutil", types.SimpleNamespace(rmtree=self.remove))
         groups = [types.SimpleNamespace(gr_name="mlflow", gr_gid=990)]
         monkeypatch.setattr(nginx_site.grp, "getgrall", lambda: groups if self.has_group else [])
         monkeypatch.setattr(nginx_site.grp, "getgrnam", lambda name: groups[0])
@@ -74,6 +100,10 @@ class FakeHost:
                 raise Killed(what)
             self.left -= 1
         self.actions.append(what)
+
+    def remove(self, path):
+        self.act(f"rmtree {path.name}")
+        shutil.rmtree(path)
 
     def counted(self, name, method):
         def wrapped(path, *args, **more):
@@ -142,13 +172,19 @@ class FakeHost:
         return {path: path.read_text() for path in [self.root / "etc/nginx/nginx.conf", *enabled]}
 
     def listens(self):
-        found = re.findall(r"listen (\S+):(\d+);", "".join(self.sites().values()))
+        found = re.findall(r"listen (\S+):(\d+)(?: ssl)?;", "".join(self.sites().values()))
         return sorted({(address.strip("[]"), int(port)) for address, port in found})
 
     def test(self):
         for path, text in self.sites().items():
             if "broken" in text:
                 return 1, "", f"nginx: [emerg] 1#1: unknown directive in {path}:1\n"
+            for folder in re.findall(r"ssl_certificate (\S+)/fullchain.pem;", text):
+                try:
+                    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+                    context.load_cert_chain(f"{folder}/fullchain.pem", f"{folder}/privkey.pem")
+                except OSError as error:
+                    return 1, "", f'nginx: [emerg] 1#1: cannot load "{folder}": {error}\n'
         names = re.findall(r"server_name (\S+);", "".join(self.sites().values()))
         dump = "".join(f"# configuration file {path}:\n{t}\n" for path, t in self.sites().items())
         clash = [name for name in set(names) if names.count(name) > 1]
@@ -166,6 +202,9 @@ class FakeHost:
             if ours and process["cmdline"] == "nginx: worker process":
                 process["cmdline"] += " is shutting down"
         self.processes[self.master]["sockets"] = self.listens()
+        text = "".join(self.sites().values())
+        listens = re.findall(r":(\d+) ssl; ssl_certificate (\S+);", text)
+        self.served = {int(port): nginx_site.der(Path(f).read_text()) for port, f in listens}
         self.start("nginx", "nginx: worker process", "nginx.service", (), self.gids("www-data"))
         self.loaded = self.sites()
 
@@ -179,7 +218,12 @@ class FakeHost:
         words = " ".join(command)
         self.act(words)
         if command[0] == "dpkg-query":
-            return 0, " ".join(self.packages.values()), ""
+            return 0, "".join(f"{name} {state}\n" for name, state in self.packages.items()), ""
+        if words.startswith("systemctl show") and ".timer" in words:
+            there = (self.root / "etc/systemd/system" / command[2]).exists()
+            on = command[2] in self.timers and (there or command[2] == "certbot.timer")
+            state = "ActiveState=active\nUnitFileState=enabled\n" if on else ""
+            return 0, f"{state}NeedDaemonReload=no\n", ""
         if words.startswith("systemctl show"):
             state = "enabled" if self.enabled else "disabled"
             return 0, f"MainPID={self.master}\nUnitFileState={state}\n", ""
@@ -189,35 +233,92 @@ class FakeHost:
             if not self.has_group:
                 return 6, "", "usermod: group 'mlflow' does not exist"
             self.group_members["mlflow"].append(command[-1])
+        elif command[:3] == ["systemctl", "enable", "--now"]:
+            self.timers |= set(command[3:])
+        elif command[:3] == ["systemctl", "disable", "--now"]:
+            self.timers -= set(command[3:])
         elif command[:2] == ["systemctl", "enable"]:
             self.enabled = True
+        elif command[0] == "openssl":
+            done = subprocess.run(command, capture_output=True, text=True)
+            return done.returncode, done.stdout, done.stderr
+        elif command[:2] == ["certbot", "certonly"]:
+            return self.certbot(dict(word.split("=", 1) for word in command if "=" in word))
+        elif command[:2] == ["certbot", "delete"]:
+            shutil.rmtree(self.live)
+            os.remove(self.root / "etc/letsencrypt/renewal/mlflow.conf")
         elif command[:2] == ["systemctl", "start"]:
             if self.masked:
                 return 1, "", "Failed to start nginx.service: Unit nginx.service is masked."
             self.start_nginx()
         elif command[:2] == ["systemctl", "reload"]:
             self.load()
+        elif command[:2] in (["systemctl", "daemon-reload"], ["systemctl", "reset-failed"]):
+            pass
         elif command[0] == "journalctl":
             return 0, "the last words of nginx\n", ""
         else:
             raise AssertionError(f"no such command: {words}")
         return 0, "", ""
 
+    # certbot, with a server that lets everybody have everything.
+
+    @property
+    def live(self):
+        return self.root / "etc/letsencrypt/live/mlflow"
+
+    def certbot(self, options):
+        if self.acme_answer:
+            return 1, "", "  Detail: 192.0.2.1: Connection refused\n"
+        shutil.rmtree(self.live, ignore_errors=True)
+        os.makedirs(self.live)
+        make_pair(self.live, options["--domain"])
+        os.makedirs(self.root / "etc/letsencrypt/renewal", exist_ok=True)
+        with open(self.root / "etc/letsencrypt/renewal/mlflow.conf", "w") as stream:
+            hook = options["--deploy-hook"]
+            stream.write(f"server = {options['--server']}\nrenew_hook = {hook}\n")
+        self.hook()
+        return 0, "", ""
+
+    def hook(self):
+        """Do what the script does that certbot runs after each renewal."""
+        link = self.file("tls/mlflow-acme")
+        os.remove(link)
+        os.symlink(self.live, link)
+        self.load()
+
     def file(self, name):
         return self.root / "etc/nginx" / name
 
-    def site(self, address="127.0.0.1", port=5000, names=(), more=""):
+    def site(self, address="127.0.0.1", port=5000, names=(), more="", **given):
         host = f"[{address}]" if ":" in address else address
         server_names = "".join(f"server_name {name};" for name in names)
+        tls = given.get("tls", "none") != "none"
+        if tls:
+            more += "ssl_certificate_key @tls@/privkey.pem;"
+        if given.get("redirect_port"):
+            more += f" listen {host}:{given['redirect_port']};"
+        listen = f"{host}:{port}" + " ssl; ssl_certificate @tls@/fullchain.pem" * tls
         params = {
             "name": "mlflow",
-            "content": f"server {{ listen {host}:{port}; {server_names}{more} }}\n",
+            "content": f"server {{ listen {listen}; {server_names}{more} }}\n",
             "listen_address": address,
             "listen_port": port,
+            "redirect_port": 0,
             "server_names": list(names),
             "user_groups": ["mlflow"],
+            "tls": "none",
+            "certificate": "",
+            "key": "",
+            "subjects": [],
+            "acme_url": "https://acme.example/directory",
+            "acme_email": "",
+            "acme_agree": False,
+            "networks": [],
+            "users": [],
+            "helpers": HELPERS if tls else {},
         }
-        return Site(params, self.run, self.root)
+        return Site(params | given, self.run, self.root)
 
     def ensure(self, **wanted):
         """Run the module, as Ansible would; return what it did."""
@@ -310,7 +411,7 @@ def test_check_mode_works_where_nginx_is_not_installed(host):
     assert site.plan() == ["install", "site", "start"] and not site.installed
 
 
-@pytest.mark.parametrize("state", ["unpacked", "half-configured", "config-files", ""])
+@pytest.mark.parametrize("state", ["unpacked", "half-configured", "config-files", "not-installed"])
 def test_a_package_that_is_not_configured_is_not_installed(host, state):
     """apt has to finish what a power cut left half done."""
     host.packages = {"nginx": state}
@@ -546,3 +647,324 @@ def test_a_run_on_a_host_without_nginx_is_refused(host):
     """The module does not install it."""
     host.packages = {}
     assert "run `apt-get install nginx`" in refusal(host)
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """Return a function that gives certificate and key as the module's parameters."""
+    made = {}
+
+    def given(name="a.example", days="90", key_of=None):
+        if (name, days) not in made:
+            made[name, days] = tmp_path_factory.mktemp("pair")
+            make_pair(made[name, days], name, "-days", days)
+        folder = made[name, days]
+        key = given(key_of)["key"] if key_of else (folder / "privkey.pem").read_text()
+        return {
+            "tls": "given",
+            "certificate": (folder / "fullchain.pem").read_text(),
+            "key": key,
+        }
+
+    return given
+
+
+SELF_SIGNED = {"tls": "self_signed", "subjects": ["B.example", "192.0.2.1", "2001:db8::1"]}
+ACME = {"tls": "acme", "subjects": ["b.example"], "redirect_port": 80, "acme_agree": True}
+ACME |= {"helpers": HELPERS | {"/usr/local/lib/nginx-acme-mlflow": f"#!/bin/sh\n{MARK}\n"}}
+
+
+def stored(host):
+    return sorted(path.name for path in host.file("tls").glob("*"))
+
+
+def serves(host, text):
+    return host.served[5000] == nginx_site.der(text)
+
+
+def test_a_given_certificate_is_served_and_replaced(host, pairs):
+    """By another text of the site, and the former key does not stay behind."""
+    host.ensure()
+    first, second = pairs(), pairs("b.example")
+    assert host.ensure(**first) == ["certificate", "site", "reload", "helpers"]
+    assert serves(host, first["certificate"]) and host.ensure(**first) == []
+    assert host.ensure(**second) == ["certificate", "site", "reload", "sweep"]
+    assert serves(host, second["certificate"]) and len(stored(host)) == 1
+
+
+def test_a_key_is_readable_by_its_owner_alone(host, pairs):
+    host.ensure(**pairs())
+    (folder,) = host.file("tls").iterdir()
+    assert host.file("tls").stat().st_mode & 0o777 == folder.stat().st_mode & 0o777 == 0o700
+    assert (folder / "privkey.pem").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_renewed_key_under_the_same_certificate_is_written(host, pairs):
+    """As after a restored backup: what is on disk is not what was given."""
+    host.ensure(**pairs())
+    (folder,) = host.file("tls").iterdir()
+    with open(folder / "privkey.pem", "w") as stream:
+        stream.write("gone")
+    assert host.ensure(**pairs()) == ["certificate", "reload"]
+    assert (folder / "privkey.pem").read_text() == pairs()["key"]
+
+
+def test_a_certificate_that_cannot_be_served_is_refused(host, pairs):
+    """Before anything is changed: nginx would refuse to start with it, or clients to talk to it."""
+    host.ensure(**pairs("b.example"))
+    remedy = "correct nginx_tls_certificate or nginx_tls_key"
+    assert remedy in refusal(host, **pairs(key_of="b.example"))
+    assert remedy in refusal(host, **pairs() | {"certificate": "-----BEGIN"})
+    assert remedy in refusal(host, **pairs() | {"certificate": ""})
+    assert remedy in refusal(host, **pairs() | {"key": ""})
+    assert pairs()["key"] not in refusal(host, **pairs() | {"certificate": ""})
+
+
+def test_an_expired_certificate_is_refused_and_one_that_ends_soon_is_told(host, pairs, monkeypatch):
+    """On the day itself it is too late to order another."""
+    assert "ends on" in host.site(**pairs(days="20")).warnings[0]
+    assert host.site(**pairs()).warnings == []
+    later = nginx_site.time.time() + 100 * 86400
+    monkeypatch.setattr(nginx_site.time, "time", lambda: later)
+    assert "has expired on" in refusal(host, **pairs())
+
+
+def test_a_rejected_site_leaves_no_key_behind(host, pairs):
+    """What serves is unchanged, certificate included."""
+    host.ensure(**pairs())
+    before = stored(host)
+    with pytest.raises(Refused, match="correct that"):
+        host.ensure(**pairs("b.example"), more="broken")
+    assert stored(host) == before and serves(host, pairs()["certificate"])
+    assert host.ensure(**pairs()) == []
+
+
+def test_a_self_signed_certificate_is_made_once(host):
+    """Clients trust this one: another would be a stranger to them."""
+    host.ensure()
+    assert host.ensure(**SELF_SIGNED) == ["certificate", "site", "reload", "helpers"]
+    (folder,) = host.file("tls").iterdir()
+    assert host.ensure(**SELF_SIGNED) == [] and stored(host) == [folder.name]
+    made = nginx_site.Certificate((folder / "fullchain.pem").read_text())
+    assert made.subjects == {"b.example", "192.0.2.1", "2001:db8::1"} and made.days > 3640
+    assert serves(host, (folder / "fullchain.pem").read_text())
+    host.ensure(**SELF_SIGNED | {"subjects": ["c.example"]})
+    assert stored(host) != [folder.name] and len(stored(host)) == 1
+
+
+def test_a_self_signed_certificate_is_trusted_by_who_is_given_it(host, tmp_path):
+    """As strictly as Python 3.13 looks at it, by name and by address."""
+    host.ensure(**SELF_SIGNED)
+    (folder,) = host.file("tls").iterdir()
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(folder / "fullchain.pem", folder / "privkey.pem")
+    client = ssl.create_default_context(cafile=folder / "fullchain.pem")
+    client.verify_flags |= ssl.VERIFY_X509_STRICT
+    for name in ("b.example", "192.0.2.1", "2001:db8::1"):
+        buffers = [ssl.MemoryBIO(), ssl.MemoryBIO()]
+        asks = client.wrap_bio(*buffers, server_hostname=name)
+        answers = server.wrap_bio(*reversed(buffers), server_side=True)
+        for side in (asks, answers, asks, answers):
+            try:
+                side.do_handshake()
+            except ssl.SSLWantReadError:
+                pass
+        assert asks.getpeercert()
+
+
+def test_a_self_signed_certificate_that_ends_soon_is_made_anew(host, monkeypatch):
+    host.ensure(**SELF_SIGNED)
+    before = stored(host)
+    later = nginx_site.time.time() + 3625 * 86400
+    monkeypatch.setattr(nginx_site.time, "time", lambda: later)
+    assert host.site(**SELF_SIGNED).plan() == ["certificate", "site", "reload", "sweep"]
+    assert stored(host) == before, "a plan makes nothing"
+
+
+@pytest.mark.parametrize("subjects", [[], ["a b"], ["a\nb"], ["x.example, DNS:y"]])
+def test_what_is_no_name_is_no_subject(host, subjects):
+    assert "set nginx_tls_subjects" in refusal(host, tls="self_signed", subjects=subjects)
+
+
+def test_what_looks_after_the_certificate_comes_and_goes_with_it(host, pairs):
+    """A timer that is left behind would complain every day about what nobody serves."""
+    timer = "nginx-certificate-mlflow.timer"
+    host.ensure(**pairs())
+    assert host.timers == {timer}
+    host.timers.clear()
+    assert host.ensure(**pairs()) == ["helpers"] and host.timers == {timer}
+    assert host.ensure() == ["site", "reload", "helpers", "sweep"]
+    assert host.timers == set() and stored(host) == [] and host.ensure() == []
+    assert not [path for path in HELPERS if (host.root / path[1:]).exists()]
+
+
+def test_a_program_of_that_name_by_another_is_refused(host, pairs):
+    """It is somebody's work."""
+    file = host.root / "etc/systemd/system/nginx-certificate-mlflow.service"
+    os.makedirs(file.parent)
+    with open(file, "w") as stream:
+        stream.write("[Service]")
+    assert f"Wanted {file} to be this role's, or absent" in refusal(host, **pairs())
+
+
+def test_certbots_certificate_takes_the_place_of_a_self_signed_one(host):
+    """The server asks a site that serves; so one that serves has to be there first."""
+    plan = ["certificate", "site", "groups", "reload", "helpers", "acme"]
+    assert host.ensure(**ACME) == plan
+    assert serves(host, (host.live / "fullchain.pem").read_text())
+    assert stored(host) == ["mlflow-acme"]
+    assert "certbot.timer" in host.timers and host.ensure(**ACME) == []
+
+
+def test_a_renewal_changes_nothing_that_the_next_run_would_undo(host):
+    host.ensure(**ACME)
+    make_pair(host.live, "b.example")
+    host.hook()
+    assert host.site(**ACME).plan() == []
+
+
+def test_a_renewed_certificate_that_nginx_has_not_loaded_is_loaded(host):
+    """As when certbot was killed before it said so."""
+    host.ensure(**ACME)
+    make_pair(host.live, "b.example")
+    assert host.ensure(**ACME) == ["reload"]
+
+
+@pytest.mark.parametrize("change", [{"subjects": ["c.example"]}, {"acme_url": "https://other"}])
+def test_another_name_or_server_is_another_certificate(host, change):
+    host.ensure(**ACME)
+    assert host.ensure(**ACME | change) == ["acme"]
+    assert host.ensure(**ACME | change) == []
+
+
+def test_a_server_that_gives_none_is_reported_and_the_site_serves(host):
+    host.acme_answer = 1
+    with pytest.raises(Refused, match="Connection refused; see that port 80 of these names"):
+        host.ensure(**ACME)
+    assert host.served[5000]
+    host.acme_answer = 0
+    assert host.ensure(**ACME) == ["acme"]
+
+
+def test_certbot_does_not_go_on_with_what_is_no_longer_served(host, pairs):
+    """Its renewals would fail every day from then on."""
+    host.ensure(**ACME)
+    assert "end acme" in host.ensure(**pairs())
+    assert not host.live.exists() and len(stored(host)) == 1 and host.ensure(**pairs()) == []
+
+
+def test_a_certificate_of_certbots_that_is_not_ours_is_refused(host):
+    os.makedirs(host.root / "etc/letsencrypt/renewal")
+    with open(host.root / "etc/letsencrypt/renewal/mlflow.conf", "w") as stream:
+        stream.write("server = x\n")
+    assert "to be this role's, or absent" in refusal(host, **ACME)
+
+
+@pytest.mark.parametrize(
+    ("change", "remedy"),
+    [
+        ({"redirect_port": 0}, "set nginx_redirect_port"),
+        ({"acme_agree": False}, "set nginx_acme_agree: true"),
+        ({"subjects": ["192.0.2.1"]}, "set nginx_tls_subjects"),
+        ({"subjects": ["*.example.com"]}, "set nginx_tls_subjects"),
+    ],
+)
+def test_what_certbot_could_not_get_is_refused(host, change, remedy):
+    assert remedy in refusal(host, **ACME | change)
+
+
+def test_a_missing_certbot_is_told_beforehand(host):
+    """The playbook installs it; a run without it changes nothing."""
+    del host.packages["certbot"]
+    site = host.site(**ACME)
+    site.plan()
+    assert site.missing == ["certbot"]
+    assert "run `apt-get install certbot`" in refusal(host, **ACME)
+
+
+def test_a_port_of_the_redirect_that_is_taken_is_refused(host, pairs):
+    """With the way out: the redirect is a kindness, not what was asked for."""
+    host.start("apache2", "apache2", "apache2.service", [("0.0.0.0", 80)])
+    said = refusal(host, **pairs(), redirect_port=80)
+    assert "(apache2, apache2.service)" in said and "nginx_redirect_port: 0" in said
+    host.file("sites-enabled/other").write_text("server { listen 8080; }")
+    said = refusal(host, **pairs(), redirect_port=8080)
+    assert "sites-enabled/other has it" in said and "nginx_redirect_port: 0" in said
+    assert "0 for none" in refusal(host, **pairs(), redirect_port=5000)
+
+
+def test_both_ports_are_given_up(host, pairs):
+    host.ensure(**pairs(), redirect_port=80)
+    assert host.processes[host.master]["sockets"] == [("127.0.0.1", 80), ("127.0.0.1", 5000)]
+    host.ensure()
+    assert host.processes[host.master]["sockets"] == [("127.0.0.1", 5000)]
+
+
+USERS = [{"name": "ada", "password": "p@ss:ß"}, {"name": "bob", "password": "b"}]
+
+
+def test_users_are_kept_as_hashes_that_stay_the_same(host, monkeypatch):
+    """A salt by chance would be a change at each run; one salt for all would tell equals."""
+    user = types.SimpleNamespace(pw_gid=os.getgid())
+    monkeypatch.setattr(nginx_site.pwd, "getpwnam", lambda name: user)
+    more = "auth_basic_user_file @users@;"
+    host.ensure()
+    assert host.ensure(users=USERS, more=more) == ["users", "site", "reload"]
+    (file,) = host.file("users").iterdir()
+    lines = dict(line.split(":") for line in file.read_text().splitlines())
+    assert file.stat().st_mode & 0o777 == 0o640
+    for entry in USERS:
+        salt = lines[entry["name"]].split("$")[2]
+        assert nginx_site.hashed(entry["password"], salt) == lines[entry["name"]]
+    assert len({line.split("$")[2] for line in lines.values()}) == 2
+    assert host.ensure(users=USERS, more=more) == []
+    assert host.ensure(users=USERS[:1], more=more) == ["users", "site", "reload", "sweep"]
+    assert len(list(host.file("users").iterdir())) == 1
+    host.ensure()
+    assert list(host.file("users").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "users",
+    [
+        [{"name": "a:b", "password": "x"}],
+        [{"name": "", "password": "x"}],
+        [{"name": "a", "password": ""}],
+        [USERS[0], USERS[0]],
+        [{"name": "a", "password": "example-change-me"}],
+    ],
+)
+def test_users_that_nobody_could_be_are_refused(host, users):
+    said = refusal(host, users=users)
+    assert "nginx_users" in said and "p@ss" not in said
+
+
+def test_what_is_no_network_is_refused(host):
+    """nginx takes 10.0.0.1/8 for what may not have been meant, with a warning."""
+    assert "nginx_allowed_networks; found 10.0.0.1/8" in refusal(host, networks=["10.0.0.1/8"])
+    host.ensure(networks=["10.0.0.0/8", "192.0.2.7", "2001:db8::/32"])
+
+
+@pytest.mark.parametrize("mode", ["given", "self_signed", "acme", "none"])
+def test_a_change_of_certificate_killed_anywhere_is_finished(tmp_path, monkeypatch, pairs, mode):
+    """From a given one to each of the others, and no key is left on the way."""
+    wanted = {"given": pairs("b.example"), "self_signed": SELF_SIGNED, "acme": ACME, "none": {}}
+    for step in range(100):
+        root = tmp_path / str(step)
+        root.mkdir()
+        with monkeypatch.context() as patch:
+            host = FakeHost(root, patch)
+            host.start_nginx()
+            host.ensure(**pairs())
+            host.left = step
+            try:
+                host.ensure(**wanted[mode])
+            except Killed:
+                host.left = None
+            else:
+                assert step > 5
+                return
+            host.ensure(**wanted[mode])
+            assert host.loaded == host.sites() and host.ensure(**wanted[mode]) == []
+            assert len(stored(host)) == (mode != "none"), stored(host)
+            assert not list(root.glob("etc/**/*.new"))

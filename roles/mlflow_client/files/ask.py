@@ -45,8 +45,7 @@ FAILURES = [
     (
         r"CERTIFICATE_VERIFY_FAILED",
         "a certificate that MLflow's client does not trust",
-        "set REQUESTS_CA_BUNDLE: /etc/ssl/certs/ca-certificates.crt in mlflow_client_environment, "
-        "with your authority's certificate in /usr/local/share/ca-certificates",
+        "give your authority's certificate, or the server's self-signed one, in mlflow_client_ca",
     ),
     (
         r"WRONG_VERSION_NUMBER|wrong version number",

@@ -11,6 +11,7 @@ import os
 import pwd
 import re
 import shutil
+import ssl
 import subprocess
 import time
 import traceback
@@ -36,6 +37,12 @@ options:
   packages: {description: Further packages., type: list, elements: str, default: []}
   environment: {description: Variables that are set unless the caller has., type: dict, default: {}}
   directory: {description: Another folder of the user's to make., type: str, default: ''}
+  ca:
+    description: >-
+      Certificates in PEM, kept as C(.mlflow_client/ca-X.pem), X the beginning of their SHA-256.
+      Former ones are removed with the next environment.
+    type: str
+    default: ''
 author: mlflow-ansible
 """
 
@@ -129,6 +136,7 @@ class Virtualenv:
         self.version = locked_version(params["requirements"])
         self.digest = hashlib.sha256(params["requirements"].encode()).hexdigest()
         self.check_home()
+        self.check_ca()
         self.packages = []
         self.python_version = self.find_python()
         self.site = self.path / f"lib/python{self.python_version}/site-packages"
@@ -143,6 +151,18 @@ class Virtualenv:
                 f"such at {home}; make it (`mkhomedir_helper {self.account.pw_name}`), or choose "
                 "another mlflow_client_user."
             )
+
+    def check_ca(self):
+        text = self.params["ca"]
+        digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+        self.ca = self.path / OURS / f"ca-{digest}.pem" if text else None
+        try:
+            ssl.create_default_context(cadata=text or None)
+        except (ssl.SSLError, ValueError) as error:
+            raise Refused(
+                f"Wanted certificates in PEM in mlflow_client_ca; found otherwise: {error}; "
+                "correct it."
+            ) from None
 
     def find_python(self) -> str:
         """Return the version of the interpreter, and note the Debian packages that are missing."""
@@ -196,12 +216,17 @@ class Virtualenv:
             plan.append(f"install mlflow {self.version}")
         if state.get("packages", []) != self.params["packages"]:
             plan.append(f"install {', '.join(self.params['packages']) or 'nothing further'}")
+        if self.ca and not (self.ca.exists() and self.ca.read_text() == self.params["ca"]):
+            plan.append("keep the server's certificate")
         wanted = settings_text(self.params["environment"])
-        if self.params["environment"] and self.settings() != wanted:
+        if self.params["environment"] and (self.settings() != wanted or self.former_cas()):
             plan.append("set the environment")
         if self.params["directory"] and not Path(self.params["directory"]).is_dir():
             plan.append(f"make {self.params['directory']}")
         return plan
+
+    def former_cas(self) -> list[Path]:
+        return [file for file in (self.path / OURS).glob("ca-*.pem") if file != self.ca]
 
     def settings(self) -> str:
         with contextlib.suppress(OSError):
@@ -237,8 +262,12 @@ class Virtualenv:
                     constraint = pins(self.params["requirements"])
                     self.install([], requirement=wanted, constraint=constraint)
                 self.note(state, packages=self.params["packages"])
+            if "keep the server's certificate" in plan:
+                self.put(self.ca, self.params["ca"])
             if "set the environment" in plan:
                 self.put(self.site / SETTINGS, settings_text(self.params["environment"]))
+                for file in self.former_cas():
+                    file.unlink()
             if self.params["directory"]:
                 Path(self.params["directory"]).mkdir(parents=True, exist_ok=True)
         return plan
@@ -421,6 +450,7 @@ def main():
             "packages": {"type": "list", "elements": "str", "default": []},
             "environment": {"type": "dict", "default": {}},
             "directory": {"type": "str", "default": ""},
+            "ca": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Give nginx one site and make it serve it: checks, file, groups and service in one round trip."""
+"""Give nginx one site and make it serve it: checks, certificate, files and service, in one go."""
 
 from __future__ import annotations
 
@@ -10,13 +10,51 @@ description:
   - Refuses, before it changes anything, what stands in the way. Puts the former site back if nginx
     rejects the new one. What is left to do is read off the host, so the next run finishes what an
     interrupted one began.
+  - Certificates and users are in files that are named by what is in them, so that another one is
+    another text of the site, which is loaded, and taken back, like any other change of it.
 options:
   name: {description: Name of the site and of its file., type: str, required: true}
-  content: {description: Text of the site., type: str, required: true}
+  content:
+    description: >-
+      Text of the site. C(@tls@) in it becomes the folder of C(fullchain.pem) and C(privkey.pem),
+      C(@users@) the file of C(users), C(@acme@) the folder in which certbot answers.
+    type: str
+    required: true
   listen_address: {description: IPv4 or IPv6 address in the text., type: str, required: true}
   listen_port: {description: Port in the text., type: int, required: true}
+  redirect_port: {description: Second port in the text. 0 is none., type: int, default: 0}
   server_names: {description: Names in the text., type: list, elements: str, default: []}
   user_groups: {description: Groups for nginx's user., type: list, elements: str, default: []}
+  tls:
+    description: Where the certificate comes from.
+    choices: [none, given, self_signed, acme]
+    type: str
+    default: none
+  certificate: {description: The given one and its chain in PEM., type: str, default: ''}
+  key: {description: Key of the given one in PEM., type: str, default: ''}
+  subjects:
+    description: Names and addresses in a certificate that is not given.
+    type: list
+    elements: str
+    default: []
+  acme_url: {description: Directory of the ACME server., type: str, default: ''}
+  acme_email: {description: Who is told about the certificate., type: str, default: ''}
+  acme_agree: {description: Whether the server's terms are agreed to., type: bool, default: false}
+  networks: {description: Networks in the text., type: list, elements: str, default: []}
+  users:
+    description: Names and passwords of those who may pass.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name: {description: Name., type: str, required: true}
+      password: {description: Password., type: str, required: true}
+  helpers:
+    description: >-
+      Texts by path of the programs and units that belong to the certificate. Such of the site that
+      are not here are removed. A timer among them is started.
+    type: dict
+    default: {}
 author: mlflow-ansible
 """
 
@@ -32,20 +70,24 @@ EXAMPLES = r"""
 
 RETURN = r"""
 name: {description: Name of the site., type: str, returned: success}
-installed: {description: Whether nginx is installed and configured., type: bool, returned: success}
+missing: {description: Packages that are not installed., type: list, returned: success}
 plan: {description: What is (to be) done., type: list, elements: str, returned: success}
 """
 
 import contextlib
+import ctypes
 import errno
 import fcntl
 import glob
 import grp
+import hashlib
 import ipaddress
 import os
 import pwd
 import re
+import shutil
 import socket
+import ssl
 import struct
 import time
 from pathlib import Path
@@ -56,6 +98,25 @@ MARKER = "# Written by Ansible (role nginx): edits are lost.\n"
 PACKAGES = ["nginx", "nginx-core", "nginx-light", "nginx-full", "nginx-extras"]
 UNIT = "nginx.service"
 LOAD_SECONDS = 15
+HOST_NAME = r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?"
+# Of a certificate that ends: an operator is warned, one that is made here is made anew.
+WARN_DAYS, RENEW_DAYS = 21, 30
+SELF_SIGNED_DAYS = 3650
+# Not a CA: who trusts it trusts this host alone, and some clients take no CA's for a server's.
+SELF_SIGNED = """[req]
+distinguished_name = subject
+x509_extensions = extensions
+prompt = no
+string_mask = utf8only
+[subject]
+CN = {name}
+[extensions]
+basicConstraints = critical, CA:FALSE
+keyUsage = critical, digitalSignature
+extendedKeyUsage = serverAuth
+subjectKeyIdentifier = hash
+subjectAltName = {subjects}
+"""
 
 
 class Refused(Exception):
@@ -87,6 +148,87 @@ def bind_error(address, port: int) -> int:
     return 0
 
 
+@contextlib.contextmanager
+def in_memory(*texts: str):
+    """Give paths of files with these texts that are nowhere on disk."""
+    descriptors = [os.memfd_create("ansible") for _ in texts]
+    try:
+        for descriptor, text in zip(descriptors, texts, strict=True):
+            os.write(descriptor, text.encode())
+        yield [f"/proc/self/fd/{descriptor}" for descriptor in descriptors]
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def der(text: str) -> bytes:
+    """Return the first certificate of a text in PEM as it is sent over the network."""
+    first = re.search(r"(?s)-----BEGIN CERT.*?-----END CERTIFICATE-----", text)
+    return ssl.PEM_cert_to_DER_cert(first[0] if first else "")
+
+
+class Certificate:
+    """What a certificate in PEM says about itself.
+
+    Raises:
+        ValueError: It is none.
+    """
+
+    def __init__(self, text: str):
+        with in_memory(text) as (path,):
+            # Python has no public way to read one without a connection that it is used for.
+            fields = ssl._ssl._test_decode_cert(path)
+        self.ends = ssl.cert_time_to_seconds(fields["notAfter"])
+        self.date = time.strftime("%Y-%m-%d", time.gmtime(self.ends))
+        self.days = (self.ends - time.time()) / 86400
+        self.subjects = {same_name(value) for _, value in fields.get("subjectAltName", ())}
+
+
+def same_name(text: str) -> str:
+    """Return a name or an address in the one form of several that it may have."""
+    try:
+        return str(ipaddress.ip_address(text.strip()))
+    except ValueError:
+        return text.lower()
+
+
+def is_address(text: str) -> bool:
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_address(text))
+    return False
+
+
+def check_pair(certificate: str, key: str) -> None:
+    """Raise ssl.SSLError or ValueError if the two do not belong together."""
+    with in_memory(certificate, key) as paths:
+        # A key with a passphrase would ask for it, here and at each start of nginx.
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*paths, password=lambda: "")
+    der(certificate)
+
+
+def served_certificate(address, port: int, name: str) -> bytes:
+    """Return the certificate with which the host answers, nothing if it does not."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    # Who it is we know: it is this host. The question is which certificate it has loaded.
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if address.is_unspecified:
+        address = "127.0.0.1" if address.version == 4 else "::1"
+    try:
+        with socket.create_connection((str(address), port), timeout=10) as plain:
+            with context.wrap_socket(plain, server_hostname=name or None) as tls:
+                return tls.getpeercert(binary_form=True)
+    except OSError:
+        return b""
+
+
+def hashed(password: str, salt: str) -> str:
+    """Return a password as nginx verifies it, by the library that nginx itself asks."""
+    crypt = ctypes.CDLL("libcrypt.so.1").crypt
+    crypt.restype = ctypes.c_char_p
+    return crypt(password.encode(), f"$6${salt}".encode()).decode()
+
+
 class Site:
     """A site and the host it belongs on.
 
@@ -97,14 +239,25 @@ class Site:
     """
 
     def __init__(self, params: dict, run, root: Path = Path("/")):
-        self.content = MARKER + params["content"]
+        self.params, self.run, self.root = params, run, root
+        self.name, self.tls = params["name"], params["tls"]
         self.names, self.groups = params["server_names"], params["user_groups"]
-        self.run, self.proc, self.etc = run, root / "proc", root / "etc/nginx"
-        self.file = self.etc / "sites-available" / params["name"]
-        self.link = self.etc / "sites-enabled" / params["name"]
+        self.proc, self.etc = root / "proc", root / "etc/nginx"
+        self.file = self.etc / "sites-available" / self.name
+        self.link = self.etc / "sites-enabled" / self.name
         # Names the running nginx as one that has not loaded the site. Made before the site is, so
         # that a killed run leaves it; an nginx that has started since has read the site anyway.
-        self.pending = root / f"run/nginx-site-{params['name']}.pending"
+        self.pending = root / f"run/nginx-site-{self.name}.pending"
+        self.certificates, self.accounts = self.etc / "tls", self.etc / "users"
+        # What the site names where the certificate comes by ACME. Points to certbot's, or to a
+        # self-signed one until that is there; certbot needs a site that serves.
+        self.acme = self.certificates / f"{self.name}-acme"
+        self.live = root / "etc/letsencrypt/live" / self.name
+        self.renewal = root / f"etc/letsencrypt/renewal/{self.name}.conf"
+        self.webroot = root / "var/lib/nginx-acme"
+        self.hook = root / f"usr/local/lib/nginx-acme-{self.name}"
+        self.watcher = f"nginx-certificate-{self.name}"
+        self.helpers = {root / path.lstrip("/"): text for path, text in params["helpers"].items()}
         try:
             address = ipaddress.ip_address(params["listen_address"])
         except ValueError:
@@ -112,9 +265,96 @@ class Site:
                 "Wanted an IPv4 or IPv6 address, without brackets and port, as nginx_listen_address"
                 f"; found {params['listen_address']}; correct it."
             ) from None
-        self.at = (address, params["listen_port"])
+        self.ports = {"nginx_listen_port": params["listen_port"]}
+        if params["redirect_port"]:
+            self.ports["nginx_redirect_port"] = params["redirect_port"]
+        self.at = [(address, port) for port in self.ports.values()]
         host = f"[{address}]" if address.version == 6 else address
-        self.listen = f"{host}:{params['listen_port']}"
+        self.listen = [f"{host}:{port}" for port in self.ports.values()]
+        self.warnings: list[str] = []
+        self.check_access()
+        self.check_tls()
+
+    # What is refused for what was asked.
+
+    def check_access(self) -> None:
+        for network in self.params["networks"]:
+            try:
+                ipaddress.ip_network(network)
+            except ValueError as error:
+                raise Refused(
+                    "Wanted networks such as 10.0.0.0/16 in nginx_allowed_networks; found "
+                    f"{network} ({error}); correct it."
+                ) from None
+        names = [user["name"] for user in self.params["users"]]
+        bad = [name for name in names if not re.fullmatch(r"[^:\s#][^:\n]*", name)]
+        bad += [name for name in names if names.count(name) > 1]
+        bad += [user["name"] for user in self.params["users"] if not user["password"]]
+        if bad:
+            raise Refused(
+                "Wanted users with a name of their own, without a colon, and with a password in "
+                f"nginx_users; found otherwise for {bad[0] or 'one without a name'}; correct it."
+            )
+        if any("example-change-me" in user["password"] for user in self.params["users"]):
+            raise Refused(
+                "Wanted passwords of your own in nginx_users; found an example's; replace it."
+            )
+
+    def check_tls(self) -> None:
+        if len(set(self.at)) < len(self.ports):
+            raise Refused(
+                "Wanted plain HTTP to be redirected from another port than nginx_listen_port; found"
+                f" {self.at[0][1]} for both; set nginx_redirect_port to another, or 0 for none."
+            )
+        if self.tls == "given":
+            self.check_given()
+        elif self.tls != "none":
+            self.check_subjects()
+        if self.tls == "acme" and not self.params["redirect_port"]:
+            raise Refused(
+                "Wanted a port on which the ACME server finds its answer; found none; set "
+                "nginx_redirect_port to the one that port 80 of these names leads to."
+            )
+        if self.tls == "acme" and not self.params["acme_agree"]:
+            raise Refused(
+                f"Wanted you to agree to the terms of {self.params['acme_url']}; found that you do "
+                "not; read them, then set nginx_acme_agree: true."
+            )
+
+    def check_given(self) -> None:
+        certificate, key = self.params["certificate"], self.params["key"]
+        try:
+            check_pair(certificate, key)
+            given = Certificate(certificate)
+        except (ssl.SSLError, ValueError) as error:
+            raise Refused(
+                "Wanted a certificate in PEM, its chain after it, and its key, without a passphrase"
+                f"; found: {error}; correct nginx_tls_certificate or nginx_tls_key."
+            ) from None
+        if given.days <= 0:
+            raise Refused(
+                "Wanted a certificate that is valid; found that nginx_tls_certificate has expired "
+                f"on {given.date}; give a new one, and its nginx_tls_key."
+            )
+        if given.days < WARN_DAYS:
+            self.warnings.append(
+                f"nginx_tls_certificate ends on {given.date}, in {given.days:.0f} days: give a new "
+                "one soon."
+            )
+
+    def check_subjects(self) -> None:
+        subjects = self.params["subjects"]
+        name = rf"(\*\.)?{HOST_NAME}"
+        bad = [each for each in subjects if not (is_address(each) or re.fullmatch(name, each))]
+        if self.tls == "acme":
+            bad += [each for each in subjects if is_address(each) or "*" in each]
+        if bad or not subjects:
+            kind = "names" if self.tls == "acme" else "names and addresses"
+            raise Refused(
+                f"Wanted {kind} of this host for its certificate; found {', '.join(bad) or 'none'};"
+                " set nginx_tls_subjects."
+            )
+        self.subjects = {same_name(each) for each in subjects}
 
     # What is found. A process that ends meanwhile has no sockets and no unit.
 
@@ -151,12 +391,27 @@ class Site:
         workers, gids = self.workers(), {grp.getgrnam(name).gr_gid for name in self.groups}
         in_groups = bool(workers) and all(gids <= groups for groups in workers.values())
         fresh = workers.keys().isdisjoint(former)
-        return in_groups and fresh and self.at in self.listening(self.master)
+        listens = set(self.at) <= self.listening(self.master).keys()
+        return in_groups and fresh and listens and self.serves_certificate()
+
+    def serves_certificate(self) -> bool:
+        if self.tls == "none":
+            return True
+        file = (self.acme if self.tls == "acme" else self.pair) / "fullchain.pem"
+        # Where sites share a port, nginx takes that of the name.
+        name = "".join(self.names[:1]).replace("*", "name")
+        name = name if re.fullmatch(HOST_NAME, name) and not is_address(name) else ""
+        return file.exists() and served_certificate(*self.at[0], name) == der(file.read_text())
 
     def look(self) -> None:
-        query = ["dpkg-query", "--show", "--showformat=${db:Status-Status} ", *PACKAGES]
-        states = set(self.run(query)[1].split())
-        self.installed = "installed" in states and not states & {"unpacked", "half-configured"}
+        show = "--showformat=${Package} ${db:Status-Status}\n"
+        query = ["dpkg-query", "--show", show, *PACKAGES, "openssl", "certbot"]
+        states = dict(line.split() for line in self.run(query)[1].splitlines() if " " in line)
+        nginx = {state for name, state in states.items() if name in PACKAGES}
+        self.installed = "installed" in nginx and not nginx & {"unpacked", "half-configured"}
+        tools = {"self_signed": ["openssl"], "acme": ["openssl", "certbot"]}.get(self.tls, [])
+        self.missing = ["nginx"] * (not self.installed)
+        self.missing += [name for name in tools if states.get(name) != "installed"]
         show = self.run(["systemctl", "show", UNIT, "--property=MainPID,UnitFileState"])[1]
         unit = dict(line.split("=", 1) for line in show.splitlines())
         self.master, self.disabled = int(unit["MainPID"]), unit["UnitFileState"] == "disabled"
@@ -175,29 +430,160 @@ class Site:
         joined = os.getgrouplist(self.user, pwd.getpwnam(self.user).pw_gid)
         return [name for name in self.groups if gids.get(name) not in joined]
 
+    # Certificate and users.
+
+    def choose(self) -> None:
+        """Find the certificate to be served and name the users' file, hence the site's text.
+
+        `pair` is the folder of the certificate, None if one is to be made.
+        """
+        self.pair = None
+        if self.tls == "given":
+            digest = hashlib.sha256(der(self.params["certificate"])).hexdigest()[:16]
+            self.pair = self.certificates / f"{self.name}-given-{digest}"
+        elif self.tls == "acme" and self.read_pair(self.live):
+            self.pair = self.live
+        elif self.tls != "none":
+            self.pair = self.fitting()
+        self.lines = "".join(f"{self.account(**user)}\n" for user in self.params["users"])
+        digest = hashlib.sha256(self.lines.encode()).hexdigest()[:16]
+        self.passwords = self.accounts / f"{self.name}-{digest}" if self.lines else None
+        self.fill()
+
+    def fill(self) -> None:
+        folder = self.acme if self.tls == "acme" else self.pair
+        text = self.params["content"].replace("@tls@", str(folder or "(to be made)"))
+        text = text.replace("@users@", str(self.passwords)).replace("@acme@", str(self.webroot))
+        self.content = MARKER + text
+
+    def account(self, name: str, password: str) -> str:
+        """Return a line of the users' file, the same at each run on this host."""
+        file = self.root / "etc/machine-id"
+        seed = f"{file.read_text() if file.exists() else ''}:{self.name}:{name}"
+        return f"{name}:{hashed(password, hashlib.sha256(seed.encode()).hexdigest()[:16])}"
+
+    def read_pair(self, folder: Path) -> Certificate | None:
+        """Return the certificate in a folder, None if nginx could not use it."""
+        with contextlib.suppress(OSError, ValueError):
+            texts = [(folder / name).read_text() for name in ("fullchain.pem", "privkey.pem")]
+            check_pair(*texts)
+            return Certificate(texts[0])
+        return None
+
+    def fitting(self) -> Path | None:
+        """Return the self-signed certificate that will do, of several the one that is served."""
+        found = []
+        for folder in sorted(self.certificates.glob(f"{self.name}-self_signed-*")):
+            pair = self.read_pair(folder)
+            if pair and pair.days > RENEW_DAYS and pair.subjects == self.subjects:
+                found.append(folder)
+        served = [folder for folder in found if str(folder) in (self.text() or "")]
+        return (served + found + [None])[0]
+
+    def has_certificate(self) -> bool:
+        """Tell whether the files that the site names are there."""
+        if self.tls == "given":
+            texts = {"fullchain.pem": "certificate", "privkey.pem": "key"}
+            return all(
+                (self.pair / file).exists() and (self.pair / file).read_text() == self.params[text]
+                for file, text in texts.items()
+            )
+        if self.tls == "acme":
+            return bool(self.pair) and self.acme.resolve() == self.pair.resolve()
+        return self.tls == "none" or bool(self.pair)
+
+    def has_users(self) -> bool:
+        file = self.passwords
+        return file is None or (file.exists() and file.read_text() == self.lines)
+
+    def acme_is_due(self) -> bool:
+        """Tell whether certbot has to be asked for another certificate than it has."""
+        if self.tls != "acme":
+            return False
+        live, text = self.read_pair(self.live), ""
+        if self.renewal.exists():
+            text = self.renewal.read_text()
+        settings = dict(re.findall(r"(?m)^(\w+) = (.*?),?$", text))
+        asked = (settings.get("server"), settings.get("renew_hook"))
+        as_wanted = asked == (self.params["acme_url"], str(self.hook))
+        return not (as_wanted and live and live.days > 0 and live.subjects == self.subjects)
+
+    def acme_is_over(self) -> bool:
+        """Tell whether certbot would go on renewing what is no longer served."""
+        ours = self.renewal.exists() and str(self.hook) in self.renewal.read_text()
+        return self.tls != "acme" and ours
+
+    def helper_files(self) -> list[Path]:
+        """Return the files that a site may have beside nginx's."""
+        units = [
+            self.root / f"etc/systemd/system/{self.watcher}.{end}" for end in ("service", "timer")
+        ]
+        return [self.root / f"usr/local/lib/{self.watcher}", self.hook, *units]
+
+    def timers(self) -> list[str]:
+        found = [path.name for path in self.helpers if path.suffix == ".timer"]
+        return found + ["certbot.timer"] * (self.tls == "acme")
+
+    def has_helpers(self) -> bool:
+        """Tell whether programs and units are as wanted, and the timers wait."""
+        for path in self.helper_files():
+            if (path.read_text() if path.exists() else None) != self.helpers.get(path):
+                return False
+        properties = "--property=ActiveState,UnitFileState,NeedDaemonReload"
+        for timer in self.timers():
+            shown = self.run(["systemctl", "show", timer, properties])[1].split()
+            if not {"ActiveState=active", "UnitFileState=enabled", "NeedDaemonReload=no"} <= {
+                *shown
+            }:
+                return False
+        return True
+
+    def leftovers(self, text: str) -> list[Path]:
+        """Return what certificates and users there are that neither this text nor a site names."""
+        named = [text]
+        for folder in (self.file.parent, self.link.parent):
+            for path in folder.glob("*"):
+                if path.name != self.name and path.is_file():
+                    named.append(path.read_text(errors="replace"))
+        if str(self.acme) in text and self.acme.is_symlink():
+            named.append(os.readlink(self.acme))
+        ours = rf"{re.escape(self.name)}(-(given|self_signed))?-([0-9a-f]{{16}}|acme)(\.new)?"
+        there = [*self.certificates.glob("*"), *self.accounts.glob("*")]
+        return [
+            path
+            for path in sorted(there)
+            if re.fullmatch(ours, path.name) and not any(str(path) in each for each in named)
+        ]
+
     # What is refused.
 
-    def check_port(self) -> None:
+    def check_ports(self) -> None:
         """Refuse an address that is not the host's, or that a process other than nginx has."""
-        error = 0 if self.at in self.listening(self.master) else bind_error(*self.at)
-        if error not in (0, errno.EADDRINUSE):
-            raise Refused(
-                f"Wanted nginx to listen on {self.listen}; found that the host says "
-                f"'{os.strerror(error)}'; set nginx_listen_address to an address of the host."
-            )
-        # If nginx has it at another address (0.0.0.0), it gives that up when it is reloaded.
-        for (_, port), pid in self.listening().items() if error else ():
-            unit = self.unit(pid)
-            if port == self.at[1] and unit != UNIT:
-                holder = f"process {pid} ({self.read(pid, 'comm').strip()}, {unit or 'no unit'})"
+        for variable, at, listen in zip(self.ports, self.at, self.listen, strict=True):
+            error = 0 if at in self.listening(self.master) else bind_error(*at)
+            if error not in (0, errno.EADDRINUSE):
                 raise Refused(
-                    f"Wanted nginx to listen on {self.listen}; found {holder} listening there; "
-                    "stop that, or choose another port."
+                    f"Wanted nginx to listen on {listen}; found that the host says "
+                    f"'{os.strerror(error)}'; set nginx_listen_address to an address of the host."
                 )
+            # If nginx has it at another address (0.0.0.0), it gives that up when it is reloaded.
+            for (_, port), pid in self.listening().items() if error else ():
+                unit = self.unit(pid)
+                if port == at[1] and unit != UNIT:
+                    name = self.read(pid, "comm").strip()
+                    raise Refused(
+                        f"Wanted nginx to listen on {listen}; found process {pid} ({name}, "
+                        f"{unit or 'no unit'}) listening there; stop that, or choose another port"
+                        f"{self.remedy(variable)}."
+                    )
+
+    def remedy(self, variable: str) -> str:
+        return ", or none (nginx_redirect_port: 0)" if variable == "nginx_redirect_port" else ""
 
     def check_files(self) -> None:
         """Refuse folders that not only root can write to, and files that we did not write."""
-        for folder in filter(Path.exists, (self.etc, self.file.parent, self.link.parent)):
+        folders = (self.etc, self.file.parent, self.link.parent, self.certificates, self.accounts)
+        for folder in filter(Path.exists, folders):
             if folder.stat().st_uid != os.geteuid() or folder.stat().st_mode & 0o022:
                 raise Refused(
                     f"Wanted {folder} to be root's alone; found user {folder.stat().st_uid} and "
@@ -210,12 +596,21 @@ class Site:
                 f"Wanted {self.file if foreign else self.link} to be this role's, or absent; found "
                 "another's; move it away, or choose another nginx_site_name."
             )
+        others = [path for path in self.helper_files() if path.exists()]
+        others += [self.renewal] if self.tls == "acme" and self.renewal.exists() else []
+        for path in others:
+            if not any(mark in path.read_text() for mark in (MARKER.strip(), str(self.hook))):
+                raise Refused(
+                    f"Wanted {path} to be this role's, or absent; found another's; move it away, or"
+                    " choose another nginx_site_name."
+                )
 
     def check_configuration(self, to_be_replaced: bool = False) -> None:
         """Refuse a configuration that nginx rejects, or in which another site is in the way."""
         code, dump, output = self.run(["/usr/sbin/nginx", "-T"])
         output = "; ".join(re.findall(r"\[[a-z]+\] .*", output))
-        if code and to_be_replaced and str(self.link) in output:
+        ours = (str(self.link), f"{self.certificates}/{self.name}-")
+        if code and to_be_replaced and any(path in output for path in ours):
             # A run that was killed has left what nginx rejects.
             return
         if code:
@@ -230,45 +625,65 @@ class Site:
             )
         for part in re.split(r"(?m)^# configuration file ", dump):
             file, _, text = part.partition(":\n")
-            listen = rf"(?m)^[^#\n]*\blisten\s+([^\s;]+:)?{self.at[1]}\b"
-            if file != str(self.link) and re.search(listen, text) and not self.names:
+            for variable, port in self.ports.items():
+                listen = rf"(?m)^[^#\n]*\blisten\s+([^\s;]+:)?{port}\b"
+                if file != str(self.link) and re.search(listen, text) and not self.names:
+                    raise Refused(
+                        f"Wanted port {port} for this site; found that {file} has it; choose "
+                        f"another {variable}{self.remedy(variable)}, or tell the sites apart by "
+                        "nginx_server_names."
+                    )
+        for variable, listen in zip(self.ports, self.listen, strict=True):
+            if f" on {listen}, ignored" in output:
                 raise Refused(
-                    f"Wanted port {self.at[1]} for this site; found that {file} has it; choose "
-                    "another nginx_listen_port, or tell the sites apart by nginx_server_names."
+                    f"Wanted nginx_server_names that no other site has; found: {output}; choose "
+                    f"other names, or another {variable}{self.remedy(variable)}."
                 )
-        if f" on {self.listen}, ignored" in output:
-            raise Refused(
-                f"Wanted nginx_server_names that no other site has; found: {output}; choose "
-                "other names, or another nginx_listen_port."
-            )
 
     # What is done.
 
     def plan(self) -> list[str]:
         """Return what is to be done, or refuse it. Changes nothing."""
         self.look()
-        self.check_port()
+        self.check_ports()
         self.check_files()
+        self.choose()
+        files = ["certificate"] * (not self.has_certificate()) + ["users"] * (not self.has_users())
+        after = ["helpers"] * (not self.has_helpers()) + ["acme"] * self.acme_is_due()
+        after += ["end acme"] * self.acme_is_over()
+        after += ["sweep"] * bool(self.leftovers(self.content))
         if not self.installed:
-            return ["install", "site", "start"]
+            return ["install", *files, "site", "start", *after]
         differs = self.text() != self.content or not self.link.is_symlink()
-        self.check_configuration(to_be_replaced=differs)
+        self.check_configuration(to_be_replaced=differs or bool(files))
         missing = bool(self.missing_groups())
-        plan = ["site"] * differs + ["groups"] * missing + ["enable"] * self.disabled
+        plan = files + ["site"] * differs + ["groups"] * missing + ["enable"] * self.disabled
         if not self.master:
-            return [*plan, "start"]
-        if differs or missing or self.is_pending() or not self.serves():
-            return [*plan, "reload"]
-        return plan
+            return [*plan, "start", *after]
+        # What the link to certbot's points to has other words in it than what nginx has loaded.
+        if differs or missing or "certificate" in files or self.is_pending() or not self.serves():
+            return [*plan, "reload", *after]
+        return plan + after
 
     def carry_out(self, plan: list[str]) -> None:
         """Do what `plan` returned."""
-        if "install" in plan:
-            raise Refused("Wanted nginx; found none; run `apt-get install nginx`.")
+        if self.missing:
+            names = " ".join(self.missing)
+            raise Refused(
+                f"Wanted {' and '.join(self.missing)}; found none; run `apt-get install {names}`."
+            )
         for name in self.missing_groups():
             self.must("usermod", "--append", "--groups", name, self.user)
-        if "site" in plan:
-            self.write()
+        try:
+            if "certificate" in plan:
+                self.write_certificate()
+            if "users" in plan:
+                self.write_users()
+            if "site" in plan or self.text() != self.content:
+                self.write()
+        except Refused:
+            self.sweep(self.text() or "")
+            raise
         if "enable" in plan:
             self.must("systemctl", "enable", UNIT)
         if "start" in plan:
@@ -278,6 +693,118 @@ class Site:
         elif "reload" in plan:
             self.reload()
         self.pending.unlink(missing_ok=True)
+        if "helpers" in plan:
+            self.write_helpers()
+        if "acme" in plan:
+            self.ask_certbot()
+        if "end acme" in plan:
+            self.must("certbot", "delete", "--non-interactive", f"--cert-name={self.name}")
+        self.sweep(self.content)
+
+    def write_certificate(self) -> None:
+        self.certificates.mkdir(mode=0o700, exist_ok=True)
+        if self.tls == "acme":
+            self.webroot.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self.webroot.chmod(0o755)
+        new = self.certificates / f"{self.name}-acme.new"
+        if self.tls == "given":
+            self.remove(new)
+            new.mkdir(mode=0o700)
+            self.put_file(new / "fullchain.pem", self.params["certificate"], 0o644)
+            self.put_file(new / "privkey.pem", self.params["key"], 0o600)
+            self.remove(self.pair)
+            new.replace(self.pair)
+        elif self.pair is None:
+            self.pair = self.make_certificate(new)
+        if self.tls == "acme" and self.acme.resolve() != self.pair.resolve():
+            self.remove(new)
+            new.symlink_to(self.pair)
+            new.replace(self.acme)
+        self.fill()
+
+    def make_certificate(self, new: Path) -> Path:
+        """Make a self-signed certificate and return its folder, which is there at once or not."""
+        kinds = [("IP" if is_address(each) else "DNS", each) for each in sorted(self.subjects)]
+        subjects = ", ".join(f"{kind}:{each}" for kind, each in kinds)
+        # A common name has 64 characters at most.
+        name = same_name(self.params["subjects"][0])[:64]
+        self.remove(new)
+        new.mkdir(mode=0o700)
+        config, chain, key = (new / name for name in ("config", "fullchain.pem", "privkey.pem"))
+        self.put_file(config, SELF_SIGNED.format(name=name, subjects=subjects), 0o600)
+        command = ["openssl", "req", "-x509", "-config", str(config), "-newkey", "ec", "-nodes"]
+        command += ["-pkeyopt", "ec_paramgen_curve:P-256", "-days", str(SELF_SIGNED_DAYS)]
+        self.must(*command, "-keyout", str(key), "-out", str(chain))
+        key.chmod(0o600)
+        config.unlink()
+        digest = hashlib.sha256(der(chain.read_text())).hexdigest()[:16]
+        return new.replace(self.certificates / f"{self.name}-self_signed-{digest}")
+
+    def write_users(self) -> None:
+        self.accounts.mkdir(mode=0o755, exist_ok=True)
+        self.put_file(self.passwords, self.lines, 0o640, pwd.getpwnam(self.user).pw_gid)
+
+    def write_helpers(self) -> None:
+        """Write programs and units and start the timers; remove those that are not wanted."""
+        for path in self.helper_files():
+            if path not in self.helpers and path.exists():
+                if path.suffix == ".timer":
+                    self.must("systemctl", "disable", "--now", path.name)
+                path.unlink()
+        for path, text in self.helpers.items():
+            path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self.put_file(path, text, 0o755 if text.startswith("#!") else 0o644)
+        self.must("systemctl", "daemon-reload")
+        if self.timers():
+            self.must("systemctl", "enable", "--now", *self.timers())
+        elif not self.helpers:
+            # A certificate that nobody serves any more is no failure.
+            self.run(["systemctl", "reset-failed", f"{self.watcher}.service"])
+
+    def ask_certbot(self) -> None:
+        """Get the certificate. The hook switches the link to it and reloads nginx, as later on."""
+        email = self.params["acme_email"]
+        command = ["certbot", "certonly", "--non-interactive", "--agree-tos", "--webroot"]
+        command += [f"--email={email}"] if email else ["--register-unsafely-without-email"]
+        command += [f"--webroot-path={self.webroot}", f"--cert-name={self.name}"]
+        command += [f"--server={self.params['acme_url']}", f"--deploy-hook={self.hook}"]
+        command += ["--force-renewal", "--renew-with-new-domains"]
+        command += [f"--domain={name}" for name in self.params["subjects"]]
+        code, said, error = self.run(command)
+        if code:
+            words = " ".join(
+                re.findall(r"(?m)^\s*(?:Detail|Type|Domain|Hint): .*|.*rror.*", said + error)
+            )
+            raise Refused(
+                f"Wanted a certificate for {', '.join(self.params['subjects'])} from "
+                f"{self.params['acme_url']}; found: {words or error.strip()}; see that port 80 of "
+                "these names reaches this host, and /var/log/letsencrypt/letsencrypt.log; the site "
+                "serves with a self-signed certificate until then."
+            )
+        self.pair = self.live
+        self.wait(self.serves)
+
+    def sweep(self, text: str) -> None:
+        for path in self.leftovers(text):
+            self.remove(path)
+
+    def remove(self, path: Path) -> None:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def put_file(self, path: Path, text: str, mode: int, group: int = -1) -> None:
+        """Write a file, at once or not at all."""
+        new = path.with_name(f"{path.name}.new")
+        new.unlink(missing_ok=True)
+        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as stream:
+            stream.write(text)
+            os.fchown(stream.fileno(), -1, group)
+            os.fchmod(stream.fileno(), mode)
+            os.fsync(stream.fileno())
+        new.replace(path)
 
     def put(self, text: str) -> None:
         """Write the file, at once or not at all, and link it."""
@@ -310,12 +837,13 @@ class Site:
 
     def reload(self) -> None:
         """Make the running nginx load the site, and see that it did."""
-        if self.at not in self.listening(self.master) and bind_error(*self.at):
+        new = set(self.at) - self.listening(self.master).keys()
+        if any(bind_error(*at) for at in new):
             # As from 127.0.0.1 to 0.0.0.0: nginx would bind the new address while it still has the
             # old one, and fail. So it first gives up the old one.
             self.link.unlink()
             self.must("systemctl", "reload", UNIT)
-            self.wait(lambda: not bind_error(*self.at))
+            self.wait(lambda: not any(bind_error(*at) for at in new))
             self.put(self.content)
         former = self.workers()
         self.must("systemctl", "reload", UNIT)
@@ -325,7 +853,8 @@ class Site:
         end = time.monotonic() + LOAD_SECONDS
         while not condition():
             if time.monotonic() > end:
-                self.fail(f"nginx to serve {self.listen}", f"not so after {LOAD_SECONDS} seconds")
+                listen = " and ".join(self.listen)
+                self.fail(f"nginx to serve {listen}", f"not so after {LOAD_SECONDS} seconds")
             time.sleep(0.05)
 
     def must(self, *command: str) -> None:
@@ -343,30 +872,44 @@ class Site:
 
 def main():
     text = {"type": "str", "required": True}
-    names = {"type": "list", "elements": "str", "default": []}
+    words = {"type": "list", "elements": "str", "default": []}
+    optional = {"type": "str", "default": ""}
+    secret = {"type": "str", "no_log": True}
+    users = {"name": text, "password": {**secret, "required": True}}
+    modes = ["none", "given", "self_signed", "acme"]
     module = AnsibleModule(
         argument_spec={
             **{"name": text, "content": text, "listen_address": text},
             "listen_port": {"type": "int", "required": True},
-            **{"server_names": names, "user_groups": names},
+            "redirect_port": {"type": "int", "default": 0},
+            **{"server_names": words, "user_groups": words, "subjects": words, "networks": words},
+            "tls": {"type": "str", "choices": modes, "default": "none"},
+            **{"certificate": optional, "key": {**secret, "default": ""}},
+            **{"acme_url": optional, "acme_email": optional},
+            "acme_agree": {"type": "bool", "default": False},
+            "users": {"type": "list", "elements": "dict", "default": [], "options": users},
+            "helpers": {"type": "dict", "default": {}},
         },
         supports_check_mode=True,
     )
+    os.umask(0o022)
     # Two names of the inventory may be one host, with a site each. Held until this process ends.
     fcntl.flock(os.open("/run", os.O_RDONLY), fcntl.LOCK_EX)
     try:
         site = Site(module.params, module.run_command)
-        plan, diff = site.plan(), {"before": site.text() or "", "after": site.content}
+        plan, before = site.plan(), site.text() or ""
         if not module.check_mode:
             site.carry_out(plan)
     except Refused as refused:
         module.fail_json(msg=str(refused))
+    for warning in site.warnings:
+        module.warn(warning)
     module.exit_json(
         name=module.params["name"],
         changed=bool(plan),
         plan=plan,
-        installed=site.installed,
-        diff=diff,
+        missing=site.missing,
+        diff={"before": before, "after": site.content},
     )
 
 

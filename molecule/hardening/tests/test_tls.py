@@ -1,0 +1,219 @@
+"""A server whose certificate is given: who talks to it, and what a change of it is."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+group = "hardening-tls"
+URL = "https://hardening-tls"
+PASSWORD = "canary:pass wörd"
+USERS = [{"name": "ada", "password": PASSWORD}]
+WATCH = "nginx-certificate-mlflow"
+
+
+@pytest.fixture
+def ca(certificate):
+    return certificate("hardening-tls")
+
+
+def processes(host):
+    """Return what must not restart: nginx's master, and the colours' with when they started."""
+    units = "nginx.service mlflow-blue.service mlflow-green.service"
+    return host.check_output(f"systemctl show {units} --property=MainPID,ExecMainStartTimestamp")
+
+
+def pair(folder, name, days):
+    """Make another certificate for the host and return its variables."""
+    folder = Path(folder)
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
+    command += ["-nodes", "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]
+    command += ["-addext", "basicConstraints=critical,CA:FALSE", "-days", str(days)]
+    command += ["-keyout", folder / "key", "-out", folder / "certificate"]
+    subprocess.run(command, check=True, capture_output=True)
+    texts = [(folder / file).read_text() for file in ("certificate", "key")]
+    return dict(zip(("nginx_tls_certificate", "nginx_tls_key"), texts, strict=True))
+
+
+def test_the_real_client_logs_with_nothing_but_the_ca(control, run_logged, ca):
+    """And does not without: then it would be told its parameters by anybody."""
+    done = control.client(run_logged, URL, MLFLOW_TRACKING_SERVER_CERT_PATH=ca)
+    assert done.returncode == 0 and "logged" in done.stdout, done.stdout
+    retries = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    done = control.client(run_logged, URL, **retries)
+    assert done.returncode != 0 and "CERTIFICATE_VERIFY_FAILED" in done.stdout
+
+
+@pytest.mark.parametrize("version", ["TLSv1", "TLSv1_1", "TLSv1_2", "TLSv1_3"])
+def test_only_versions_without_known_holes_are_spoken(ask, ca, version):
+    """The client offers all that it can, so it is the server that refuses."""
+    only = {"minimum_version": version, "maximum_version": version}
+    said = ask(f"{URL}/health", ca=ca, **only, ciphers="ALL:@SECLEVEL=0")
+    if version in ("TLSv1", "TLSv1_1"):
+        assert "alert protocol version" in said["error"].lower().replace("_", " ")
+    else:
+        assert (said["status"], said["version"]) == (200, version.replace("_", "."))
+
+
+def test_a_cipher_without_forward_secrecy_is_refused(ask, ca):
+    """Who takes the key one day could else read all that was ever recorded."""
+    weak = {"maximum_version": "TLSv1_2", "ciphers": "AES128-SHA:AES256-GCM-SHA384"}
+    assert "handshake failure" in ask(f"{URL}/health", ca=ca, **weak)["error"].lower().replace(
+        "_", " "
+    )
+
+
+@pytest.mark.parametrize(
+    ("asked", "answered"),
+    [
+        ("http://hardening-tls", "https://hardening-tls"),
+        ("http://hardening-tls:443", "https://hardening-tls:443"),
+    ],
+)
+def test_plain_http_is_redirected_with_its_method(ask, asked, answered):
+    """On the port of HTTP and on that of TLS. With 301 a POST would arrive as a GET."""
+    path = "/api/2.0/mlflow/runs/create?a=%2Fb"
+    said = ask(f"{asked}{path}", "POST")
+    assert (said["status"], said["headers"]["Location"]) == (308, answered + path)
+
+
+def test_who_still_says_http_can_log(control, run_logged, ca):
+    done = control.client(run_logged, "http://hardening-tls", MLFLOW_TRACKING_SERVER_CERT_PATH=ca)
+    assert done.returncode == 0, done.stdout
+
+
+def test_no_browser_is_bound_to_https_unasked(ask, ca):
+    """HSTS holds for all ports of a name, so also for what else is there."""
+    assert "Strict-Transport-Security" not in ask(f"{URL}/health", ca=ca)["headers"]
+
+
+def test_the_key_is_readable_by_root_alone(host):
+    found = host.check_output("find /etc/nginx/tls -name privkey.pem -printf '%m %U:%G\\n'")
+    assert found == "600 0:0"
+    keys = "grep -rlIE 'PRIVATE KEY' /etc/nginx /run /tmp /var/log /usr/local"
+    assert host.run(f"runuser -u www-data -- {keys}").stdout == ""
+
+
+def test_the_watch_over_the_certificate_is_sandboxed_and_content(host):
+    """It runs as root, for the certificate is root's: so it can do next to nothing."""
+    host.check_output(f"systemd-analyze security --threshold=20 {WATCH}.service")
+    host.check_output(f"systemctl start {WATCH}.service")
+    assert host.check_output(f"systemctl show {WATCH}.timer --property=NextElapseUSecRealtime")
+
+
+def test_a_wrong_key_is_refused_and_what_serves_is_unchanged(control, host, ask, ca, tmp_path):
+    before = processes(host), host.check_output("ls -lR --time-style=full-iso /etc/nginx")
+    said = control.refuse(nginx_tls_key=pair(tmp_path, "hardening-tls", 90)["nginx_tls_key"])
+    assert "correct nginx_tls_certificate or nginx_tls_key" in said, said
+    assert "PRIVATE KEY" not in said
+    after = processes(host), host.check_output("ls -lR --time-style=full-iso /etc/nginx")
+    assert before == after and ask(f"{URL}/health", ca=ca)["status"] == 200
+
+
+CHANGED = {}
+
+
+@pytest.fixture
+def changed(control, host, tmp_path_factory):
+    """The server with a certificate of short life, users and networks; once for all that follow.
+
+    Returns:
+        The path of the new certificate, what site.yml said, and the processes before and after.
+    """
+    if not CHANGED:
+        folder = tmp_path_factory.mktemp("changed")
+        before = processes(host)
+        code, said = control.playbook(
+            "-vvv",
+            "--diff",
+            **pair(folder, "hardening-tls", 20),
+            nginx_users=USERS,
+            nginx_allowed_networks=["127.0.0.0/8", "10.0.0.0/8"],
+            nginx_closed_prefixes=["/ajax-api/"],
+            nginx_hsts_max_age=86400,
+        )
+        assert code == 0, said
+        key = (folder / "key").read_text()
+        CHANGED.update(ca=folder / "certificate", said=said, key=key)
+        CHANGED.update(before=before, after=processes(host))
+    return CHANGED
+
+
+def test_a_changed_certificate_is_served_and_nothing_restarts(changed, ask, host):
+    said = ask(f"{URL}/health", ca=changed["ca"])
+    assert said["status"] == 200
+    assert said["certificate"].strip() == changed["ca"].read_text().strip()
+    assert changed["before"] == changed["after"]
+    assert len(host.check_output("ls /etc/nginx/tls").split()) == 1, "the former key is gone"
+
+
+def test_no_secret_is_shown_at_the_highest_verbosity(changed, host):
+    """Neither the key, in any of its lines, nor a password, nor its hash."""
+    (hashed,) = re.findall(r"\$6\$\S+", host.check_output("cat /etc/nginx/users/*"))
+    secrets = [*changed["key"].splitlines()[1:-1], PASSWORD, "canary", hashed]
+    assert [secret for secret in secrets if secret in changed["said"]] == []
+
+
+def test_a_certificate_that_ends_soon_is_told_by_the_run_and_by_systemd(changed, host):
+    """Whoever watches failed units learns of it three weeks before the users do."""
+    assert "nginx_tls_certificate ends on" in changed["said"]
+    assert host.run(f"systemctl start {WATCH}.service").rc != 0
+    assert WATCH in host.check_output("systemctl --failed --plain --no-legend")
+    journal = host.check_output(f"journalctl --unit={WATCH} --output=cat --lines=20")
+    assert re.search(r"found that \S+ ends on \S+, in (19|20) days; give a new one", journal)
+
+
+def test_a_name_and_its_password_are_asked_for(changed, ask):
+    """But for the path that a load balancer looks at."""
+    ca, page = changed["ca"], f"{URL}/version"
+    assert ask(page, ca=ca)["status"] == 401
+    assert ask(page, ca=ca, user="ada:wrong")["status"] == 401
+    assert ask(page, ca=ca, user=f"ada:{PASSWORD}")["status"] == 200
+    assert ask(f"{URL}/health", ca=ca)["status"] == 200
+    assert ask(f"{URL}/health/", ca=ca)["status"] == 401
+
+
+def test_the_real_client_logs_with_its_name_and_password(changed, control, run_logged):
+    own = {"MLFLOW_TRACKING_USERNAME": "ada", "MLFLOW_TRACKING_PASSWORD": PASSWORD}
+    own["MLFLOW_TRACKING_SERVER_CERT_PATH"] = str(changed["ca"])
+    done = control.client(run_logged, URL, **own)
+    assert done.returncode == 0, done.stdout
+
+
+def test_passwords_are_hashes_that_only_nginx_can_read(changed, host):
+    found = host.check_output("find /etc/nginx/users -type f -printf '%m %u:%g\\n'")
+    assert found == "640 root:www-data"
+    assert "canary" not in host.check_output("cat /etc/nginx/users/*")
+
+
+def test_a_closed_prefix_is_not_there_for_anybody(changed, ask):
+    path = "/ajax-api/3.0/mlflow/server-info"
+    assert ask(URL + path, ca=changed["ca"], user=f"ada:{PASSWORD}")["status"] == 404
+
+
+def test_browsers_are_bound_to_https_once_the_operator_says_so(changed, ask):
+    """Also by an answer that is an error."""
+    for path in ("/health", "/version", "/ajax-api/x"):
+        headers = ask(URL + path, ca=changed["ca"])["headers"]
+        assert headers["Strict-Transport-Security"] == "max-age=86400"
+
+
+def test_a_second_run_makes_no_other_hashes(changed, control, host, ask):
+    """Then everything goes back, and of another network nobody is let in."""
+    ca, key = (changed["ca"].read_text(), changed["key"])
+    again = {"nginx_tls_certificate": ca, "nginx_tls_key": key, "nginx_users": USERS}
+    again |= {"nginx_closed_prefixes": ["/ajax-api/"], "nginx_hsts_max_age": 86400}
+    files = host.check_output("cat /etc/nginx/users/*")
+    control.converge(**again, nginx_allowed_networks=["192.0.2.0/24"])
+    assert host.check_output("cat /etc/nginx/users/*") == files
+    assert ask(f"{URL}/version", ca=changed["ca"], user=f"ada:{PASSWORD}")["status"] == 403
+    assert ask(f"{URL}/health", ca=changed["ca"])["status"] == 200
+
+
+def test_all_of_it_goes_away_with_its_variables(changed, control, host, ask, ca):
+    control.converge()
+    assert ask(f"{URL}/version", ca=ca)["status"] == 200
+    assert host.check_output("ls -A /etc/nginx/users") == ""
+    assert len(host.check_output("ls -A /etc/nginx/tls").split()) == 1
+    host.check_output(f"systemctl start {WATCH}.service")
