@@ -924,6 +924,13 @@ def test_users_are_kept_as_hashes_that_stay_the_same(host, monkeypatch):
     assert list(host.file("users").iterdir()) == []
 
 
+def test_passwords_without_tls_are_warned_of(host, pairs):
+    """Not refused: TLS may end at a load balancer."""
+    assert "reads the passwords" in host.site("0.0.0.0", users=USERS).warnings[0]
+    assert host.site(users=USERS).warnings == []
+    assert host.site("0.0.0.0", users=USERS, **pairs()).warnings == []
+
+
 @pytest.mark.parametrize(
     "users",
     [

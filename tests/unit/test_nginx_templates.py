@@ -60,6 +60,8 @@ def test_what_looks_after_a_certificate_is_what_the_module_knows(mode):
     assert set(helpers) <= set(map(str, known))
     assert len(helpers) == {"none": 0, "acme": 4}.get(mode, 3)
     assert all(nginx_site.MARKER in text for text in helpers.values())
+    for program in [text for text in helpers.values() if "python3\n" in text]:
+        compile(program, "program", "exec")
 
 
 def test_a_certificate_is_for_the_names_or_else_for_the_address():

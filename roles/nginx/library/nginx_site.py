@@ -300,6 +300,12 @@ class Site:
                 "Wanted passwords of your own in nginx_users; found an example's; replace it."
             )
 
+        if names and self.tls == "none" and not self.at[0][0].is_loopback:
+            self.warnings.append(
+                "nginx_users without nginx_tls: whoever is on the way reads the passwords, unless "
+                "TLS ends before nginx."
+            )
+
     def check_tls(self) -> None:
         if len(set(self.at)) < len(self.ports):
             raise Refused(
@@ -547,7 +553,9 @@ class Site:
                     named.append(path.read_text(errors="replace"))
         if str(self.acme) in text and self.acme.is_symlink():
             named.append(os.readlink(self.acme))
-        ours = rf"{re.escape(self.name)}(-(given|self_signed))?-([0-9a-f]{{16}}|acme)(\.new)?"
+        ours = (
+            rf"{re.escape(self.name)}(-(given|self_signed))?-([0-9a-f]{{16}}|acme)(\.(new|hook))?"
+        )
         there = [*self.certificates.glob("*"), *self.accounts.glob("*")]
         return [
             path
@@ -888,7 +896,8 @@ def main():
             **{"acme_url": optional, "acme_email": optional},
             "acme_agree": {"type": "bool", "default": False},
             "users": {"type": "list", "elements": "dict", "default": [], "options": users},
-            "helpers": {"type": "dict", "default": {}},
+            # Not secret, but their pages do not belong in the host's journal.
+            "helpers": {"type": "dict", "default": {}, "no_log": True},
         },
         supports_check_mode=True,
     )
