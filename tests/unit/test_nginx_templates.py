@@ -81,3 +81,33 @@ def test_some_paths_are_open_where_others_are_not():
         assert "location = /health" not in site(**closed, nginx_open_paths=[])
         # nginx refuses a path that is there twice.
         assert site(**closed, nginx_closed_paths=["/health"]).count("location = /health") == 1
+
+
+def large(request):
+    """Tell whether the site counts a request, given as the map sees it, as a large upload."""
+    pattern = re.search(r'"~\*(.*)" 1;', site(nginx_large_uploads=4))[1]
+    return re.search(pattern, request, re.IGNORECASE) is not None
+
+
+@pytest.mark.parametrize(
+    ("request_line", "counts"),
+    [
+        ("PUT  10000000", True),
+        ("POST  123456789012", True),
+        ("PUT chunked ", True),
+        ("PUT Chunked ", True),
+        ("PUT  9999999", False),
+        ("POST  512", False),
+        ("GET  ", False),
+    ],
+)
+def test_only_what_is_large_or_may_be_is_counted(request_line, counts):
+    """A limit on all requests would hold up the many small ones that clients send."""
+    assert large(request_line) == counts
+
+
+def test_two_instances_count_for_themselves():
+    """Names of variables and zones are global in nginx, and take no dash."""
+    text = site(nginx_site_name="mlflow-team-a", nginx_large_uploads=4)
+    assert "$mlflow_team_a_large zone=mlflow_team_a_large:1m" in text
+    assert "limit_conn" not in site()
