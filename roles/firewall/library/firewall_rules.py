@@ -1,0 +1,522 @@
+#!/usr/bin/python
+"""Let in what is listed and nothing else, by a table of nftables that takes itself back."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: firewall_rules
+short_description: Inbound rules in a table of their own, tried before they are kept
+description:
+  - C(try) loads the rules and starts a timer that puts the former ones back. C(confirm), called
+    over a new connection, keeps them for good and stops the timer. What is left to do is read off
+    the host, so the next run finishes what an interrupted one began.
+options:
+  step:
+    description: C(remove) takes away all that the other two made.
+    type: str
+    choices: [try, confirm, remove]
+    required: true
+  name: {description: Name of this set of rules., type: str, default: mlflow}
+  rules:
+    description: What is let in.
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      port: {description: Port., type: int, required: true}
+      protocol: {description: Protocol., type: str, choices: [tcp, udp], default: tcp}
+      from:
+        description: Networks, or V(samenet). All without it, nobody if it is empty.
+        type: list
+        elements: str
+  replaces:
+    description: Names of former sets that this one stands for.
+    type: list
+    elements: str
+    default: []
+  rollback_timeout:
+    description: Seconds from C(try) until the former rules come back.
+    type: int
+    default: 60
+author: mlflow-ansible
+"""
+
+EXAMPLES = r"""
+- name: Let clients in
+  firewall_rules:
+    step: try
+    rules:
+      - {port: 5000, from: [10.0.0.0/16]}
+"""
+
+RETURN = r"""
+name: {description: Name of the set of rules., type: str, returned: success}
+installed: {description: Whether nft is installed., type: bool, returned: success}
+plan: {description: What is (to be) done., type: list, elements: str, returned: success}
+"""
+
+import contextlib
+import fcntl
+import glob
+import ipaddress
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+
+from ansible.module_utils.basic import AnsibleModule
+
+MARKER = "# Written by Ansible (role firewall): edits are lost.\n"
+TABLE = "inet mlflow_firewall"
+# To add a table that is there is no error, to delete one that is not there is one.
+DELETE = f"table {TABLE}\ndelete table {TABLE}\n"
+NFT = "/usr/sbin/nft"
+UNIT, ROLLBACK = "mlflow-firewall.service", "mlflow-firewall-rollback"
+SHORTEST = 15
+NOT_LOADED = 5  # systemctl's exit code
+ALL = ["0.0.0.0/0", "::/0"]
+# As root: to load rules takes CAP_NET_ADMIN in the host's own namespace of users and of networks.
+SANDBOX = """\
+CapabilityBoundingSet=CAP_NET_ADMIN
+NoNewPrivileges=yes
+ProtectSystem=strict
+ProtectHome=yes
+PrivateDevices=yes
+PrivateMounts=yes
+DevicePolicy=closed
+ProtectHostname=yes
+ProtectClock=yes
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectControlGroups=yes
+ProtectProc=invisible
+ProcSubset=pid
+RestrictNamespaces=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+RestrictAddressFamilies=AF_NETLINK
+IPAddressDeny=any
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+RemoveIPC=yes
+KeyringMode=private
+UMask=0077
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+SystemCallErrorNumber=EPERM
+"""
+UNIT_TEXT = f"""\
+{MARKER}[Unit]
+Description=Inbound rules of the MLflow host
+# nftables.service empties the whole ruleset when it starts, stops or reloads, this table too.
+After=nftables.service
+PartOf=nftables.service
+ReloadPropagatedFrom=nftables.service
+# In force before there is a network.
+DefaultDependencies=no
+Wants=network-pre.target
+Before=network-pre.target shutdown.target
+Conflicts=shutdown.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart={NFT} -f /etc/mlflow-firewall.nft
+ExecReload={NFT} -f /etc/mlflow-firewall.nft
+ExecStop={NFT} "table {TABLE}; delete table {TABLE}"
+
+{SANDBOX}
+[Install]
+WantedBy=sysinit.target
+"""
+
+
+class Refused(Exception):
+    """The host does not allow what is wanted."""
+
+
+def networks(rule: dict, here: list[str]) -> list:
+    """Return the networks of a rule, none of them within another; `here` are the host's own."""
+    found = []
+    for text in ALL if rule.get("from") is None else rule["from"]:
+        for name in here if text == "samenet" else [text]:
+            try:
+                found.append(ipaddress.ip_network(name))
+            except ValueError as error:
+                raise Refused(
+                    "Wanted networks such as 10.0.0.0/16, or samenet, in firewall_rules; found "
+                    f"{text} ({error}); correct it."
+                ) from None
+    return [
+        network
+        for version in (4, 6)
+        for network in ipaddress.collapse_addresses(n for n in found if n.version == version)
+    ]
+
+
+def statements(rules: list[dict], here: list[str]) -> str:
+    """Return the rules as nft reads them."""
+    lines = set()
+    for rule in rules:
+        if not 1 <= rule["port"] <= 65535:
+            raise Refused(
+                f"Wanted ports from 1 to 65535 in firewall_rules; found {rule['port']}; correct it."
+            )
+        accept = f"{rule['protocol']} dport {rule['port']} accept\n"
+        found = networks(rule, here)
+        for version, family in ((4, "ip"), (6, "ip6")):
+            those = [network for network in found if network.version == version]
+            if those and those[0].prefixlen == 0:
+                lines.add(f"meta nfproto ipv{version} {accept}")
+            elif those:
+                lines.add(f"{family} saddr {{ {', '.join(map(str, those))} }} {accept}")
+    return "".join(f"        {line}" for line in sorted(lines))
+
+
+def render(ports: list[int], sets: dict[str, str], trial: bool = False) -> str:
+    """Return the table as nft reads it, to be loaded in one transaction.
+
+    Args:
+        ports: Where SSH is.
+        sets: Statements by the name of their set.
+        trial: Whether connections are let in that are older than the table.
+    """
+    # The kernel may have begun to follow connections only with this table: one that it has not yet
+    # seen a packet of looks like a new one, without the SYN that a new one begins with.
+    older = "        tcp flags & (fin | syn | rst | ack) != syn accept\n" if trial else ""
+    ssh = f"        tcp dport {{ {', '.join(map(str, ports))} }} accept\n" if ports else ""
+    jumps = "".join(f"        jump rules_{name}\n" for name in sorted(sets))
+    chains = "".join(
+        f"    chain rules_{name} {{\n{lines}    }}\n" for name, lines in sorted(sets.items())
+    )
+    return f"""\
+{MARKER}{DELETE}table {TABLE} {{
+    chain input {{
+        # After the filters of others: what they drop stays dropped, what they let in is asked here.
+        type filter hook input priority filter + 10; policy drop;
+        ct state established,related accept
+{older}        iif lo accept
+        icmp type {{ echo-request, destination-unreachable, time-exceeded,
+            parameter-problem }} accept
+        icmpv6 type {{ echo-request, destination-unreachable, packet-too-big, time-exceeded,
+            parameter-problem, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert,
+            nd-redirect, mld-listener-query }} accept
+        # Answers to DHCP that go to all, or come from an address that was not asked.
+        udp sport 67 udp dport 68 accept
+        ip6 saddr fe80::/10 udp dport 546 accept
+{ssh}{jumps}    }}
+{chains}}}
+"""
+
+
+def sets_of(text: str) -> dict[str, str]:
+    """Return the statements in what `render` returned, by the name of their set."""
+    return dict(re.findall(r"(?ms)^    chain rules_(\S+) \{\n(.*?)^    \}\n", text))
+
+
+class Firewall:
+    """The table and the host it belongs on.
+
+    Args:
+        params: The module's parameters.
+        run: Runs a command, given as a list, with `data` as its input, and returns (rc, stdout,
+            stderr).
+        root: Folder that stands for `/`.
+    """
+
+    def __init__(self, params: dict, run, root: Path = Path("/")):
+        self.params, self.run, self.root, self.proc = params, run, root, root / "proc"
+        self.file = root / "etc/mlflow-firewall.nft"
+        self.unit = root / "etc/systemd/system" / UNIT
+        # Gone after a reboot, as the timer is.
+        self.trial = root / "run/mlflow-firewall/trial.nft"
+        self.former = root / "run/mlflow-firewall/former.nft"
+
+    # What is found.
+
+    def read(self, path: Path) -> str:
+        try:
+            return path.read_text(errors="replace")
+        except OSError:
+            return ""
+
+    def look(self) -> None:
+        units = [UNIT, f"{ROLLBACK}.timer", "firewalld.service", "ssh.socket"]
+        properties = "--property=Id,ActiveState,UnitFileState,Listen"
+        shown = self.run(["systemctl", "show", *units, properties])[1]
+        blocks = [
+            dict(line.split("=", 1) for line in block.splitlines())
+            for block in shown.replace("\nListen=", "\n\n").split("\n\n")
+            if block.startswith("Id=")
+        ]
+        states = {block["Id"]: block for block in blocks}
+        self.active = {name for name, state in states.items() if state["ActiveState"] == "active"}
+        self.enabled = states[UNIT].get("UnitFileState") == "enabled"
+        self.pending = f"{ROLLBACK}.timer" in self.active
+        self.installed = (self.root / NFT[1:]).exists()
+        # systemd may listen for sshd.
+        self.sockets = re.findall(r"^Listen=\S*?:?(\d+) \(Stream\)", shown, re.MULTILINE)
+
+    def connection(self) -> list[str]:
+        """Return the addresses and ports of the SSH connection over which this runs.
+
+        sudo takes them out of the environment, so the ancestors are asked.
+        """
+        pid = os.getpid()
+        while pid > 1:
+            environment = self.read(self.proc / str(pid) / "environ").split("\0")
+            for variable in environment:
+                if variable.startswith("SSH_CONNECTION="):
+                    return variable.partition("=")[2].split()
+            parent = re.search(r"(?m)^PPid:\s*(\d+)", self.read(self.proc / str(pid) / "status"))
+            pid = int(parent[1]) if parent else 0
+        return []
+
+    def ssh_ports(self) -> list[int]:
+        """Return the ports at which SSH is reached: sshd's, and the one that is in use now.
+
+        Not those that its sessions forward: they come and go.
+        """
+        found = {int(port) for port in self.sockets if "ssh.socket" in self.active}
+        found.update(int(port) for port in self.connection()[3:])
+        ports = {}
+        for table in ("tcp", "tcp6"):
+            for fields in map(str.split, self.read(self.proc / "net" / table).splitlines()[1:]):
+                if fields[3] == "0A":
+                    ports[f"socket:[{fields[9]}]"] = int(fields[1].rpartition(":")[2], 16)
+        for folder in self.proc.glob("[0-9]*"):
+            if re.match(r"sshd: .*\[listener\]", self.read(folder / "cmdline")):
+                for link in glob.glob(f"{folder}/fd/*"):
+                    with contextlib.suppress(OSError):
+                        found.update({ports[name] for name in [os.readlink(link)] if name in ports})
+        return sorted(found)
+
+    def own_networks(self) -> list[str]:
+        """Return the networks that the host's interfaces are in."""
+        shown = json.loads(self.run(["ip", "-json", "address"])[1])
+        return [
+            str(ipaddress.ip_interface(f"{address['local']}/{address['prefixlen']}").network)
+            for interface in shown
+            for address in interface["addr_info"]
+            if address["scope"] != "host"
+        ]
+
+    def listing(self, text: str | None = None):
+        """Return the table as the kernel has it, or None; or as it would have this text.
+
+        The text is loaded where no packet comes: in a network that ends with the command.
+        """
+        show = [NFT, "--json", "--stateless", "list", "table", *TABLE.split()]
+        if text is None:
+            code, listed, _ = self.run(show)
+            if code:
+                return None
+        else:
+            load = ["unshare", "--net", "sh", "-c", f'{NFT} -f - && exec "$@"', "sh"]
+            code, listed, output = self.run([*load, *show], data=text)
+            if code:
+                raise Refused(
+                    f"Wanted rules that nft and the kernel accept; found: {output.strip()}; "
+                    "correct firewall_rules, or have a kernel with nf_tables."
+                )
+        found = json.loads(listed)["nftables"]
+        for item in found:
+            for thing in item.values():
+                thing.pop("handle", None)
+        return found
+
+    # What is refused.
+
+    def check_others(self) -> None:
+        """Refuse a host that has another firewall manager, and files that we did not write."""
+        enabled = re.search(r"(?mi)^ENABLED=yes", self.read(self.root / "etc/ufw/ufw.conf"))
+        for name, there, off in (
+            ("firewalld", "firewalld.service" in self.active, "systemctl disable --now firewalld"),
+            ("ufw", enabled, "ufw disable"),
+        ):
+            if there:
+                raise Refused(
+                    f"Wanted this host's inbound rules in one hand; found {name} active; list its "
+                    f"rules in firewall_rules and run `{off}`, or leave firewall_enabled false."
+                )
+        for path in (self.file, self.unit):
+            if path.is_symlink() or not (self.read(path) or MARKER).startswith(MARKER):
+                raise Refused(
+                    f"Wanted {path} to be this role's, or absent; found another's; move it away."
+                )
+
+    # What is done.
+
+    def plan(self) -> list[str]:
+        """Return what is to be done, or refuse it. Changes nothing."""
+        self.look()
+        self.check_others()
+        name, rules = self.params["name"], self.params["rules"]
+        if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+            raise Refused(
+                f"Wanted letters, digits, - and _ in firewall_name; found {name}; correct it."
+            )
+        if self.params["rollback_timeout"] < SHORTEST:
+            raise Refused(
+                f"Wanted at least {SHORTEST} seconds, to connect anew in them, in "
+                f"firewall_rollback_timeout; found {self.params['rollback_timeout']}; raise it."
+            )
+        near = any("samenet" in (rule.get("from") or []) for rule in rules)
+        lines = statements(rules, self.own_networks() if near else [])
+        # Another set may be on trial at this moment, by the same play.
+        sets = sets_of(self.read(self.trial if self.pending else self.file))
+        others = {n: sets[n] for n in sets if n not in [name, *self.params["replaces"]]}
+        self.sets = others | ({name: lines} if lines else {})
+        self.ports = self.ssh_ports()
+        self.text = render(self.ports, self.sets)
+        plan = ["rules"] * (self.read(self.file) != self.text)
+        plan += ["unit"] * (self.read(self.unit) != UNIT_TEXT) + ["enable"] * (not self.enabled)
+        if not self.installed:
+            return ["install", *plan, "load"]
+        wanted = self.listing(self.text)
+        loaded = UNIT in self.active and not self.pending and self.listing() == wanted
+        return plan + ["load"] * (not loaded)
+
+    def try_out(self, plan: list[str]) -> None:
+        """Load the rules, to be taken back unless they are confirmed."""
+        if not plan:
+            return
+        if "install" in plan:
+            raise Refused("Wanted nft; found none; run `apt-get install nftables`.")
+        if self.pending:
+            # What a killed run has left, or another set's trial, which this one now contains.
+            self.must(NFT, "-f", str(self.former))
+            self.stop_timer()
+        self.trial.parent.mkdir(mode=0o700, exist_ok=True)
+        loaded = self.listing() is not None
+        self.put(self.former, (loaded and self.read(self.file)) or DELETE)
+        self.put(self.trial, self.over() + render(self.ports, self.sets, trial=True))
+        self.must(
+            *["systemd-run", "--quiet", "--collect", f"--unit={ROLLBACK}"],
+            *[f"--on-active={self.params['rollback_timeout']}", "--timer-property=AccuracySec=1s"],
+            *["--property=Type=oneshot", "--property=DefaultDependencies=no"],
+            *[f"--property={line}" for line in SANDBOX.splitlines()],
+            *[NFT, "-f", str(self.former)],
+        )
+        self.must(NFT, "-f", str(self.trial))
+
+    def over(self) -> str:
+        return f"# tried over: {' '.join(self.connection())}\n"
+
+    def confirm(self, plan: list[str]) -> None:
+        """Keep what is on trial for good."""
+        if not plan:
+            # Confirmed with another set that was on trial.
+            return
+        seconds = self.params["rollback_timeout"]
+        tried = self.read(self.trial)
+        if not self.pending or not tried.endswith(render(self.ports, self.sets, trial=True)):
+            raise Refused(
+                f"Wanted rules that are on trial; found that {seconds} seconds are over and the "
+                "host has its former rules again; raise firewall_rollback_timeout."
+            )
+        if self.connection() and tried.startswith(self.over()):
+            raise Refused(
+                "Wanted to be confirmed over a new connection; found the one of the trial; see "
+                f"that Ansible's reset_connection closes it. In {seconds} seconds the host has its "
+                "former rules again."
+            )
+        self.unit.parent.mkdir(parents=True, exist_ok=True)
+        self.put(self.file, self.text)
+        # From here on the timer, should it still strike, loads what is confirmed.
+        self.put(self.former, self.text)
+        self.put(self.unit, UNIT_TEXT)
+        self.must("systemctl", "daemon-reload")
+        self.must("systemctl", "enable", UNIT)
+        self.stop_timer()
+        self.must("systemctl", "reload-or-restart", UNIT)
+        shutil.rmtree(self.trial.parent)
+
+    def left(self) -> list[str]:
+        """Return what `remove` is to remove. Changes nothing."""
+        self.look()
+        paths = [path for path in (self.unit, self.file) if self.read(path).startswith(MARKER)]
+        paths += [self.trial.parent] * self.trial.parent.exists()
+        table = self.installed and self.listing() is not None
+        return ["timer"] * self.pending + [str(path) for path in paths] + ["table"] * table
+
+    def remove(self, plan: list[str]) -> None:
+        """Remove what `left` returned, the unit first: a reboot must not bring it back."""
+        if str(self.unit) in plan:
+            self.must("systemctl", "disable", "--now", UNIT)
+            self.unit.unlink()
+            self.must("systemctl", "daemon-reload")
+        if "timer" in plan:
+            self.stop_timer()
+        if str(self.file) in plan:
+            self.file.unlink()
+        if plan and self.installed:
+            self.must(NFT, DELETE)
+        if str(self.trial.parent) in plan:
+            shutil.rmtree(self.trial.parent)
+
+    def stop_timer(self) -> None:
+        for kind in ("timer", "service"):
+            # Without its timer, which may strike at this moment, the service is unloaded.
+            self.must("systemctl", "stop", f"{ROLLBACK}.{kind}", fine=(0, NOT_LOADED))
+
+    def put(self, path: Path, text: str) -> None:
+        """Write a file, at once or not at all."""
+        new = path.with_name(f".{path.name}.new")
+        with new.open("w") as stream:
+            stream.write(text)
+            os.fchmod(stream.fileno(), 0o644)
+            os.fsync(stream.fileno())
+        new.replace(path)
+
+    def must(self, *command: str, fine: tuple = (0,)) -> None:
+        code, _, output = self.run(list(command))
+        if code not in fine:
+            raise Refused(
+                f"Wanted `{' '.join(command[:4])}` to succeed; found: {output.strip()}; correct "
+                "that and run again. A trial that was begun takes itself back."
+            )
+
+
+def main():
+    rule = {
+        "port": {"type": "int", "required": True},
+        "protocol": {"type": "str", "choices": ["tcp", "udp"], "default": "tcp"},
+        "from": {"type": "list", "elements": "str"},
+    }
+    module = AnsibleModule(
+        argument_spec={
+            "step": {"type": "str", "choices": ["try", "confirm", "remove"], "required": True},
+            "name": {"type": "str", "default": "mlflow"},
+            "rules": {"type": "list", "elements": "dict", "default": [], "options": rule},
+            "replaces": {"type": "list", "elements": "str", "default": []},
+            "rollback_timeout": {"type": "int", "default": 60},
+        },
+        supports_check_mode=True,
+    )
+    # Two names of the inventory may be one host, with a set each. Held until this process ends.
+    fcntl.flock(os.open("/run", os.O_RDONLY), fcntl.LOCK_EX)
+    firewall = Firewall(module.params, module.run_command)
+    removing = module.params["step"] == "remove"
+    try:
+        plan = firewall.left() if removing else firewall.plan()
+        before = firewall.read(firewall.file)
+        if not module.check_mode:
+            steps = {"try": "try_out"}
+            getattr(firewall, steps.get(module.params["step"], module.params["step"]))(plan)
+    except Refused as refused:
+        module.fail_json(msg=str(refused))
+    module.exit_json(
+        name=module.params["name"],
+        changed=bool(plan),
+        plan=plan,
+        installed=firewall.installed,
+        diff={"before": before, "after": "" if removing else firewall.text},
+    )
+
+
+if __name__ == "__main__":
+    main()
