@@ -1,4 +1,5 @@
-"""Which database is a tracking server's, who administers it where, and what nobody would heed."""
+"""Which database is a tracking server's, who administers it where, what nobody would heed, and what
+a host lets in."""
 
 from pathlib import Path
 
@@ -6,7 +7,8 @@ import pytest
 from ansible.parsing.dataloader import DataLoader
 from ansible.template import Templar, trust_as_template
 
-WIRING = Path(__file__).resolve().parents[2] / "playbooks/vars/database.yml"
+VARS = Path(__file__).resolve().parents[2] / "playbooks/vars"
+DATABASE, FIREWALL = VARS / "database.yml", VARS / "firewall.yml"
 SERVER = {
     "inventory_hostname": "server",
     "groups": {"database": ["db"]},
@@ -18,9 +20,9 @@ SERVER = {
 }
 
 
-def wired(name, **more):
+def wired(name, file=DATABASE, **more):
     loader = DataLoader()
-    known = loader.load_from_file(str(WIRING), trusted_as_template=True)
+    known = loader.load_from_file(str(file), trusted_as_template=True)
     templar = Templar(loader=loader, variables=SERVER | more | known)
     return templar.template(trust_as_template(f"{{{{ {name} }}}}"))
 
@@ -63,3 +65,42 @@ def test_what_the_operator_sets_and_nobody_heeds_is_found(groups, found):
     his = {"postgresql_ca": "x", "postgresql_port": 5433, "postgresql_admin_user": "x"}
     hostvars = SERVER["hostvars"] | {"server": his}
     assert wired("database_overridden", groups=groups, hostvars=hostvars) == found
+
+
+@pytest.mark.parametrize(
+    ("host", "more", "wanted"),
+    [
+        ("server", {}, [{"port": 5000}]),
+        ("server", {"nginx_redirect_port": 80}, [{"port": 5000}, {"port": 80}]),
+        ("db", {}, [{"port": 5000}, {"port": 5432, "from": ["10.0.0.0/16"]}]),
+        (
+            "db",
+            {"hostvars": {"db": {"postgresql_port": 5433}}},
+            [{"port": 5000}, {"port": 5433, "from": ["10.0.0.0/16"]}],
+        ),
+    ],
+)
+def test_a_host_lets_in_what_its_groups_serve(host, more, wanted):
+    """The tutorial's security group. `samehost` is no network: it comes over loopback."""
+    known = {
+        "inventory_hostname": host,
+        "mlflow_server_port": 5000,
+        "postgresql_allowed_networks": ["10.0.0.0/16", "samehost"],
+    }
+    rules = wired("firewall_tracking + firewall_database", FIREWALL, **known | more)
+    assert rules == wanted
+
+
+@pytest.mark.parametrize(
+    ("his", "concerned"),
+    [
+        ({}, False),
+        ({"firewall_enabled": False}, False),
+        ({"firewall_enabled": "yes"}, True),
+        ({"firewall_enabled": False, "firewall_remove": True}, True),
+    ],
+)
+def test_a_host_without_a_firewall_is_not_even_asked(his, concerned):
+    """Off is the default, and must not cost a round trip."""
+    hostvars = SERVER["hostvars"] | {"server": his}
+    assert wired("firewall_concerned", FIREWALL, hostvars=hostvars) is concerned

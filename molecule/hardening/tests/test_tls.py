@@ -128,6 +128,7 @@ def changed(control, host, tmp_path_factory):
             "-vvv",
             "--diff",
             **pair(folder, "hardening-tls", 20),
+            mlflow_server_authentication="front",
             nginx_users=USERS,
             nginx_allowed_networks=["127.0.0.0/8", "10.0.0.0/8"],
             nginx_closed_prefixes=["/ajax-api/"],
