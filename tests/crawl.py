@@ -135,12 +135,16 @@ class Crawl:
             )
         return self.own.connection
 
-    def ask(self, method: str, path: str):
-        """Return the response and its body; a kept connection that has ended is made anew."""
+    def ask(self, method: str, path: str, body: bytes | None = None, **headers: str):
+        """Return the response and its body; the path is sent as it is.
+
+        A kept connection that has ended is made anew. An underscore in a header's name is a dash.
+        """
+        sent = self.headers | {name.replace("_", "-"): value for name, value in headers.items()}
         for attempt in (1, 2):
             connection = self.connection()
             try:
-                connection.request(method, path, BODY.get(method), self.headers)
+                connection.request(method, path, body, sent)
                 response = connection.getresponse()
                 return response, response.read()
             except (http.client.HTTPException, OSError) as error:
@@ -150,7 +154,7 @@ class Crawl:
 
     def answer(self, method: str, route: Route) -> Answer:
         try:
-            response, body = self.ask(method, route.path)
+            response, body = self.ask(method, route.path, BODY.get(method))
         except TimeoutError as error:
             return Answer(method, route.rule, route.path, 0, 0, False, "", f"no answer: {error}")
         return Answer(
