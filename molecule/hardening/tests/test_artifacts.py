@@ -8,11 +8,10 @@ import os
 import socket
 import ssl
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 from api import colour
-from visitor import Visitor
 
 group = "hardening-users"
 
@@ -57,8 +56,8 @@ while True:
 
 
 @pytest.fixture
-def visitor(host):
-    return Visitor(host.backend.name, ADMIN)
+def admin(visitor):
+    return visitor.as_(*ADMIN)
 
 
 @contextmanager
@@ -86,7 +85,7 @@ def blocks(size):
         yield (head + block[8:])[: size - number * len(block)]
 
 
-def test_two_gigabytes_go_up_and_down_through_tls_as_they_are(host, visitor, record_property):
+def test_two_gigabytes_go_up_and_down_through_tls_as_they_are(host, admin):
     """The server spools them on the data disk and holds a small part of them in memory."""
     size, path = 2 * GB, f"{ARTIFACTS}/large.bin"
     sent = hashlib.sha256()
@@ -97,9 +96,9 @@ def test_two_gigabytes_go_up_and_down_through_tls_as_they_are(host, visitor, rec
             yield block
 
     with sampled(host) as up:
-        assert visitor.status("PUT", path, body(), Content_Length=str(size)) == 200
+        assert admin.status("PUT", path, body(), Content_Length=str(size)) == 200
     with sampled(host) as down:
-        status, returned = visitor.digest(path)
+        status, returned = admin.digest(path)
     assert status == 200 and returned == sent.hexdigest()
     print(
         f"\n2 GB up: at most {up['spooled'] / GB:.2f} GB spooled, {up['memory'] / GB:.2f} GB memory"
@@ -109,15 +108,15 @@ def test_two_gigabytes_go_up_and_down_through_tls_as_they_are(host, visitor, rec
         assert most["spooled"] < 1.1 * size and most["memory"] < 1.5 * GB
     assert host.check_output("find /var/lib/mlflow/tmp -type f") == "", "nothing is left behind"
     assert host.run("find /tmp /var/tmp /var/lib/nginx -type f -size +1M").stdout == ""
-    assert visitor.status("DELETE", path) in (200, 404)
+    assert admin.status("DELETE", path) in (200, 404)
 
 
 @contextmanager
-def upload_begun(visitor, path, headers):
+def upload_begun(admin, path, headers):
     """Send the head of an upload and the first bytes of its body; yield the connection."""
-    plain = socket.create_connection((visitor.address, visitor.port), timeout=30)
-    with visitor.context.wrap_socket(plain, server_hostname=visitor.name) as connection:
-        lines = [f"PUT {path} HTTP/1.1", f"Host: {visitor.name}", visitor.authorization, *headers]
+    plain = socket.create_connection((admin.address, admin.port), timeout=30)
+    with admin.context.wrap_socket(plain, server_hostname=admin.name) as connection:
+        lines = [f"PUT {path} HTTP/1.1", f"Host: {admin.name}", admin.authorization, *headers]
         connection.sendall("\r\n".join([*lines, "", ""]).encode() + b"5\r\nhello\r\n")
         yield connection
 
@@ -134,34 +133,32 @@ def answer(connection, seconds=2.0) -> str:
     return said.decode()
 
 
-def test_what_is_above_the_bound_is_refused_before_it_is_taken(host, visitor):
+def test_what_is_above_the_bound_is_refused_before_it_is_taken(host, admin):
     """In words that name the bound, and with nothing of it on the disk."""
     headers = [f"Content-Length: {BOUND + 1}"]
-    with sampled(host) as most, upload_begun(visitor, f"{ARTIFACTS}/huge.bin", headers) as upload:
+    with sampled(host) as most, upload_begun(admin, f"{ARTIFACTS}/huge.bin", headers) as upload:
         said = answer(upload)
     assert said.startswith("HTTP/1.1 413 ") and "2500m" in said, said
     assert most["spooled"] == 0
-    assert visitor.status("GET", f"{ARTIFACTS}/huge.bin") != 200
+    assert admin.status("GET", f"{ARTIFACTS}/huge.bin") != 200
 
 
 @pytest.mark.parametrize("head", ["Content-Length: 2000000000", "Transfer-Encoding: chunked"])
-def test_only_a_few_large_uploads_are_spooled_at_once(visitor, head):
+def test_only_a_few_large_uploads_are_spooled_at_once(admin, head):
     """So many times the bound is the most that the disk has to hold. Who is told 429 tries again,
     as MLflow's client does, and small ones are not held up.
     """
-    from contextlib import ExitStack
-
     with ExitStack() as stack:
         begun = [
-            stack.enter_context(upload_begun(visitor, f"{ARTIFACTS}/part-{number}", [head]))
+            stack.enter_context(upload_begun(admin, f"{ARTIFACTS}/part-{number}", [head]))
             for number in range(LARGE_AT_ONCE + 1)
         ]
         said = [answer(upload) for upload in begun]
         assert sum("HTTP/1.1 429 " in each for each in said) == 1, said
         assert sum(each == "" for each in said) == LARGE_AT_ONCE, said
-        assert visitor.status("PUT", f"{ARTIFACTS}/small.bin", b"small") == 200
+        assert admin.status("PUT", f"{ARTIFACTS}/small.bin", b"small") == 200
     until = time.monotonic() + 20
-    while (status := visitor.status("PUT", f"{ARTIFACTS}/b.bin", iter([b"b"]))) == 429:
+    while (status := admin.status("PUT", f"{ARTIFACTS}/b.bin", iter([b"b"]))) == 429:
         assert time.monotonic() < until, "an upload that was broken off still counts"
         time.sleep(0.5)
     assert status == 200

@@ -204,6 +204,7 @@ def test_a_second_run_makes_no_other_hashes(changed, control, host, ask):
     """Then everything goes back, and of another network nobody is let in."""
     ca, key = (changed["ca"].read_text(), changed["key"])
     again = {"nginx_tls_certificate": ca, "nginx_tls_key": key, "nginx_users": USERS}
+    again |= {"mlflow_server_authentication": "front"}
     again |= {"nginx_closed_prefixes": ["/ajax-api/"], "nginx_hsts_max_age": 86400}
     files = host.check_output("cat /etc/nginx/users/*")
     control.converge(**again, nginx_allowed_networks=["192.0.2.0/24"])

@@ -4,6 +4,7 @@ import time
 import uuid
 
 import pytest
+from api import colour
 from control import ROOT
 from visitor import Visitor
 
@@ -14,11 +15,6 @@ ADA = ("ada", "canary-ada: ö'\"")
 BOB = ("bob", "canary-bob-password")
 # For so long each worker remembers a password.
 REMEMBERED_SECONDS = 30
-
-
-@pytest.fixture
-def visitor(host):
-    return Visitor(host.backend.name)
 
 
 def users(*more):
@@ -170,32 +166,22 @@ def test_the_administrators_password_is_on_no_file(host):
     assert Visitor(host.backend.name, ("admin", random)).whoami() is None
 
 
-def test_the_real_client_works_with_a_login(control, host, tmp_path):
+def test_the_real_client_works_with_a_login(control, host, self_signed):
     """A data scientist's day, over TLS, with what MLflow's client reads from the environment."""
-    visitor = Visitor(host.backend.name)
-    ca = tmp_path / "ca.pem"
-    ca.write_text("".join(map(ssl_pem, visitor.context.get_ca_certs(binary_form=True))))
     done = control.client(
         ROOT / "demo/client.py",
         f"https://{host.backend.name}",
         MLFLOW_TRACKING_USERNAME=BOB[0],
         MLFLOW_TRACKING_PASSWORD=BOB[1],
-        MLFLOW_TRACKING_SERVER_CERT_PATH=str(ca),
+        MLFLOW_TRACKING_SERVER_CERT_PATH=self_signed,
     )
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("ok  ") == 8, done.stdout
 
 
-def ssl_pem(der):
-    import ssl
-
-    return ssl.DER_cert_to_PEM_cert(der)
-
-
 def test_a_killed_worker_is_replaced_and_the_rest_serves(host, visitor):
     """As the kernel does when a colour's memory is full: the unit goes on (OOMPolicy=continue)."""
-    unit = host.check_output("basename $(dirname $(readlink /etc/mlflow/current.sock))")
-    show = f"systemctl show --value --property=%s mlflow-{unit}"
+    show = f"systemctl show --value --property=%s mlflow-{colour(host)}"
     main, restarts = (host.check_output(show % name) for name in ("MainPID", "NRestarts"))
     uvicorn = host.check_output(f"pgrep --parent {main}").split()[0]
     worker = host.check_output(f"pgrep --parent {uvicorn} --full spawn_main").split()[0]

@@ -1,0 +1,175 @@
+"""What a server with users shows to whom: every route, published holes, and a real browser."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from api import colour
+from control import ROOT, Control
+
+group = "hardening-users"
+
+ADMIN = ("admin", "canary-admin-password")
+BOB = ("bob", "canary-bob-password")
+# Closed for everybody, so with 404 and not with the question for a login; see mlflow_server's vars.
+CLOSED = (
+    "/ajax-api/3.0/mlflow/assistant",
+    "/ajax-api/3.0/mlflow/demo",
+    "/api/2.0/mlflow/users/create-ui",
+    "/metrics",
+    "/signup",
+)
+# Who asks for nothing but that a service is there, such as a load balancer.
+OPEN = {"/health"}
+
+
+@pytest.fixture
+def url(host):
+    return f"https://{host.backend.name}"
+
+
+def run(control, script, *words, **environment) -> subprocess.CompletedProcess:
+    """Run a script of tests/ in the network of the host."""
+    command = control.inside(sys.executable, str(ROOT / "tests" / script), *words)
+    return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
+
+
+def test_nothing_but_health_answers_without_a_login(control, host, url, self_signed, tmp_path):
+    """Every route that the release has, Flask's and FastAPI's, with each of its methods."""
+    code = (ROOT / "tests/crawl.py").read_text()
+    python = f"/etc/mlflow/{colour(host)}/release/bin/python"
+    command = ["podman", "exec", "--interactive", host.backend.name, python, "-"]
+    listed = subprocess.run(command, input=code, capture_output=True, text=True)
+    routes = json.loads(listed.stdout)
+    assert len(routes) > 400, listed.stderr[-2000:]
+    (tmp_path / "routes.json").write_text(listed.stdout)
+    done = run(control, "crawl.py", url, f"--routes={tmp_path}/routes.json", f"--ca={self_signed}")
+    assert done.returncode == 0, done.stderr
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    shown = [each for each in answers if each["path"] not in OPEN]
+    closed = [each for each in shown if each["path"].startswith(CLOSED) and each["status"] == 404]
+    assert [each for each in shown if each not in closed] == []
+    assert len(closed) > 10, "the crawl must come to what is closed"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static-files/index.html",
+        "/static-files/../version",
+        "//static-files/index.html",
+        "/%73tatic-files/index.html",
+        "/healthz",
+        "/health/../version",
+        "/api/3.0/mlflow/server-info",
+        "/ajax-api/3.0/mlflow/server-info",
+        "/api/9.9/mlflow/server-info",
+        "/favicon.ico",
+    ],
+)
+def test_what_mlflow_exempts_from_the_login_needs_one_all_the_same(visitor, path):
+    """It tells the version and what the server is made of. A wrong password is no login either."""
+    for whom in (visitor, visitor.as_("admin", "password1234")):
+        assert whom.status("GET", path) in (401, 404), path
+    if path in ("/static-files/index.html", "/api/3.0/mlflow/server-info"):
+        assert visitor.as_(*BOB).status("GET", path) == 200
+    assert visitor.status("POST", path, b"x") in (401, 403, 404)
+
+
+@pytest.mark.parametrize("path", CLOSED)
+def test_what_nobody_needs_is_closed_to_all(visitor, path):
+    """An assistant that runs commands on the host, sample data, metrics, a form for users."""
+    for whom in (visitor, visitor.as_(*ADMIN)):
+        assert whom.status("GET", path) == 404
+        assert whom.status("GET", f"{path}/config") == 404
+
+
+@pytest.mark.parametrize("user", ["", "bob"])
+def test_no_published_hole_is_found(control, visitor, url, self_signed, user):
+    """With the harmless requests of public scanners, by nobody and by a user without rights."""
+    login = [f"--user={user}"] if user else []
+    others = []
+    if user:
+        owner = visitor.as_("ada", "canary-ada: ö'\"")
+        experiment = owner.call("experiments/create", name=f"of-ada-{os.urandom(4).hex()}")
+        made = owner.call("runs/create", experiment_id=experiment["experiment_id"])
+        theirs = {"experiment": experiment["experiment_id"]}
+        others = [f"--others={json.dumps(theirs | {'run': made['run']['info']['run_id']})}"]
+    words = (url, f"--ca={self_signed}", *login, *others)
+    done = run(control, "probes.py", *words, MLFLOW_TRACKING_PASSWORD=BOB[1])
+    findings = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(findings) > 15, done.stderr
+    assert [each for each in findings if each["found"]] == []
+    print(f"\n{len(findings)} probes as {user or 'nobody'}: 0 holes")
+
+
+def test_the_same_probes_find_holes_in_an_open_old_server(control):
+    """The positive control: where there are holes they are found."""
+    elsewhere = Control(control.inventory, "hardening-open")
+    done = run(elsewhere, "probes.py", "http://127.0.0.1:5000")
+    findings = [json.loads(line) for line in done.stdout.splitlines()]
+    found = [each["name"] for each in findings if each["found"]]
+    assert len(found) >= 1, done.stdout + done.stderr
+    print(f"\nMLflow of 2023, open: {len(found)} holes: {', '.join(found)}")
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Host": "evil.example"},
+        {"Host": "evil.example:443"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+        {"X_Forwarded_Host": "evil.example", "Origin": "https://evil.example"},
+    ],
+)
+def test_a_foreign_page_is_refused_even_with_a_login(visitor, headers):
+    """A browser sends its user's password along, whatever page makes it ask (DNS rebinding)."""
+    search = ("POST", "/ajax-api/2.0/mlflow/experiments/search", {"max_results": 1})
+    assert visitor.as_(*ADMIN).status(*search, **headers) == 403
+
+
+@pytest.mark.parametrize("port", ["", ":443"])
+def test_the_uis_own_posts_pass(visitor, port):
+    """Among them the data of charts, which CORS breaks behind other proxies."""
+    origin = {"Host": f"{visitor.name}{port}", "Origin": f"https://{visitor.name}{port}"}
+    admin = visitor.as_(*ADMIN)
+    search = ("POST", "/ajax-api/2.0/mlflow/experiments/search", {"max_results": 1})
+    assert admin.status(*search, **origin) == 200
+    search = "mlflowSearchRuns(input: {experimentIds: []}) { runs { info { runId } } }"
+    query = {"query": f"query {{ {search} }}"}
+    assert admin.status("POST", "/graphql", query, **origin) == 200
+
+
+def test_a_browser_logs_in_and_sees_a_run_with_its_chart(control, host, visitor, url, self_signed):
+    """Over TLS that it trusts, with no error in its console; the picture is the documentation's."""
+    subprocess.run([ROOT / "tools/apt", "chromium", "libnss3-tools"], check=True)
+    ada = visitor.as_("ada", "canary-ada: ö'\"")
+    name = f"forecast-{os.urandom(3).hex()}"
+    experiment = ada.call("experiments/create", name=name)["experiment_id"]
+    run_id = ada.call("runs/create", experiment_id=experiment, run_name="first")["run"]["info"][
+        "run_id"
+    ]
+    for step in range(20):
+        fields = {"value": 1 / (step + 1), "timestamp": 1700000000000 + step, "step": step}
+        ada.call("runs/log-metric", run_id=run_id, key="loss", **fields)
+    ada.call("registered-models/create", name=name)
+    ada.call("model-versions/create", name=name, source=f"runs:/{run_id}/model", run_id=run_id)
+    picture = ROOT / ".cache/login.png"
+    done = run(
+        control,
+        "browser.py",
+        url,
+        f"--experiment={experiment}",
+        f"--run={run_id}",
+        "--metric=loss",
+        f"--model={name}",
+        f"--ca={self_signed}",
+        "--user=ada",
+        f"--picture={picture}",
+        MLFLOW_TRACKING_PASSWORD="canary-ada: ö'\"",
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert picture.stat().st_size > 20_000
