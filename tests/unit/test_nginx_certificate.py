@@ -5,6 +5,7 @@ import re
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 
 import nginx_certificate
@@ -43,12 +44,16 @@ def served(folder):
 
 
 def problem(tmp_path, folder, port, address="127.0.0.1"):
+    """Return what the program says when it fails, as systemd starts it; nothing if it does not."""
     site = tmp_path / "site"
     site.write_text(
         f"server {{\n listen {address}:{port} ssl;\n server_name _;\n"
         f" ssl_certificate {folder}/fullchain.pem;\n}}\n"
     )
-    return nginx_certificate.problem(str(site))
+    command = [sys.executable, "-I", nginx_certificate.__file__, site]
+    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == (done.stderr != "")
+    return done.stderr
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])

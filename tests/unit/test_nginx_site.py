@@ -753,9 +753,12 @@ def test_a_self_signed_certificate_is_made_once(host):
 
 
 def test_a_self_signed_certificate_is_trusted_by_who_is_given_it(host, tmp_path):
-    """As strictly as Python 3.13 looks at it, by name and by address."""
+    """As strictly as Python 3.13 looks at it, by name and by address. rustls takes no CA's for a
+    server's."""
     host.ensure(**SELF_SIGNED)
     (folder,) = host.file("tls").iterdir()
+    show = ["openssl", "x509", "-noout", "-text", "-in", folder / "fullchain.pem"]
+    assert "CA:FALSE" in subprocess.run(show, capture_output=True, text=True).stdout
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     server.load_cert_chain(folder / "fullchain.pem", folder / "privkey.pem")
     client = ssl.create_default_context(cafile=folder / "fullchain.pem")

@@ -74,4 +74,4 @@ def problem(site: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(problem(sys.argv[1]))
+    sys.exit(problem(sys.argv[1]) or None)
