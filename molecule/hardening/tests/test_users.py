@@ -156,7 +156,7 @@ def test_users_are_not_among_the_tracking_tables(host):
     assert host.check_output(psql, "mlflow_auth", owners) == "mlflow_owner"
 
 
-def test_the_administrators_password_is_on_no_file(host):
+def test_the_administrators_password_is_in_no_file(host):
     """Whoever reads the whole disk finds what MLflow made him with, which answers nothing."""
     found = host.run("grep -rlF canary-admin-password /etc /var/lib /opt/mlflow /run /tmp /root")
     assert found.stdout == ""

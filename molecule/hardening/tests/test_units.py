@@ -1,0 +1,41 @@
+"""What our units may do on the host, on Debian 12 and 13, and what they leave behind."""
+
+import pytest
+from api import colour
+
+group = "mlflow"
+
+OURS = "systemctl list-unit-files --no-legend 'mlflow*.service' 'nginx-*.service' | cut -d' ' -f1"
+
+
+def test_every_unit_of_ours_is_sandboxed(host):
+    """1.2 for what talks to clients, 2.0 for what looks after it, by systemd's own measure."""
+    units = host.check_output(OURS).split()
+    assert {"mlflow-blue.service", "nginx-certificate-mlflow.service"} <= set(units)
+    for unit in units:
+        bound = 12 if unit.startswith("mlflow-") else 20
+        done = host.run(f"systemd-analyze security --threshold={bound} {unit}")
+        assert done.rc == 0, (unit, done.stdout[-300:])
+
+
+def test_nothing_is_left_behind_after_a_stop(host):
+    """Orphans would go on writing, and a stale socket would keep the next start from working."""
+    serving = colour(host)
+    host.check_output(f"systemctl stop mlflow-{serving}")
+    try:
+        assert host.run("pgrep --uid mlflow").stdout == ""
+        assert not host.file(f"/run/mlflow/{serving}").exists
+        spooled = host.run(f"find /var/lib/mlflow/tmp/{serving} -type f")
+        assert spooled.stdout == ""
+    finally:
+        host.check_output(f"systemctl start mlflow-{serving}")
+    ready = f"test -S /run/mlflow/{serving}/server.sock"
+    host.check_output(f"timeout 60 sh -c 'until {ready}; do sleep 0.2; done'")
+
+
+@pytest.mark.parametrize("kind", ["nginx", "mlflow"])
+def test_services_run_as_users_of_their_own(host, kind):
+    """Root only binds the port and starts nginx's workers."""
+    user = {"nginx": "www-data", "mlflow": "mlflow"}[kind]
+    assert host.run(f"pgrep --uid {user}").stdout != ""
+    assert host.run("pgrep --uid root --full 'mlflow server'").stdout == ""
