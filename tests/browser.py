@@ -145,7 +145,10 @@ def visit(
                     with page.expect_response(HISTORY, timeout=60_000):
                         page.goto(f"{url}/#/{path}")
                 else:
-                    page.goto(f"{url}/#/{path}")
+                    answer = page.goto(f"{url}/#/{path}")
+                    if answer and not answer.ok:
+                        seen.missing.append(f"{path}: answered with {answer.status}")
+                        break
                 page.locator(wanted).first.wait_for(timeout=60_000)
             except Error as error:
                 seen.missing.append(f"{path}: {str(error).splitlines()[0]}; wanted {wanted}")
