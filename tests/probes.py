@@ -2,7 +2,8 @@
 
 A probe says that there is a hole on proof alone: the content of a file that is none of the
 server's came back, a request arrived at a listener, a write was carried out. They are harmless,
-and remove what they have made. For servers of tests only.
+and remove what they have made, but for what the API cannot: deleted experiments, empty folders, and
+the one file in the server's /tmp that proves a write. For servers of tests only.
 
 Usage: python probes.py URL [--ca FILE] [--user NAME]   the password in MLFLOW_TRACKING_PASSWORD
 Prints one line of JSON for each probe; exits 1 if there is a hole.
