@@ -180,6 +180,10 @@ def test_a_server_that_is_not_there_is_refused_but_not_in_check_mode():
         ([{"name": "ada", "password": "short"}], "ada with a password of 5 characters"),
         ([{"name": "ada", "password": "example-change-me"}], "ada with the example's password"),
         ([{"name": "ada", "password": "password1234"}], "ada with a password that everybody knows"),
+        (
+            [{"name": "ada", "password": "lang genug für alle"}],
+            "ada with a password beyond ASCII, which MLflow does not take everywhere",
+        ),
         ([{"name": "a:b", "password": "long enough it is"}], "the name 'a:b'"),
         ([{"name": "admin", "password": "long enough it is"}], "admin 2 times"),
         ([{"name": "ada", "state": "absent"}], ""),

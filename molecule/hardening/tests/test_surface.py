@@ -15,7 +15,8 @@ ADMIN = ("admin", "canary-admin-password")
 BOB = ("bob", "canary-bob-password")
 # Closed for everybody, so with 404 and not with the question for a login; see mlflow_server's vars.
 CLOSED = (
-    "/ajax-api/3.0/mlflow/assistant",
+    "/ajax-api/2.0/mlflow/runs/create-promptlab-run",
+    "/ajax-api/2.0/mlflow/upload-artifact",
     "/ajax-api/3.0/mlflow/demo",
     "/api/2.0/mlflow/users/create-ui",
     "/metrics",
@@ -80,10 +81,19 @@ def test_what_mlflow_exempts_from_the_login_needs_one_all_the_same(visitor, path
 
 @pytest.mark.parametrize("path", CLOSED)
 def test_what_nobody_needs_is_closed_to_all(visitor, path):
-    """An assistant that runs commands on the host, sample data, metrics, a form for users."""
+    """Ways to have the server write files, sample data, metrics, a form for users."""
     for whom in (visitor, visitor.as_(*ADMIN)):
         assert whom.status("GET", path) == 404
-        assert whom.status("GET", f"{path}/config") == 404
+        assert whom.status("POST", f"{path}/more", b"{}") == 404
+
+
+def test_the_assistant_can_be_looked_at_and_not_used(visitor):
+    """It runs commands on the host for whoever seems to come from it, as an SSH tunnel does."""
+    assistant, admin = "/ajax-api/3.0/mlflow/assistant", visitor.as_(*ADMIN)
+    assert admin.status("GET", f"{assistant}/config") == 200, "each page of the UI asks"
+    for method, path in [("PUT", "config"), ("POST", "message"), ("POST", "skills/install")]:
+        assert admin.status(method, f"{assistant}/{path}", {}) == 403
+    assert visitor.status("GET", f"{assistant}/config") == 401
 
 
 @pytest.mark.parametrize("user", ["", "bob"])
@@ -92,7 +102,7 @@ def test_no_published_hole_is_found(control, visitor, url, self_signed, user):
     login = [f"--user={user}"] if user else []
     others = []
     if user:
-        owner = visitor.as_("ada", "canary-ada: ö'\"")
+        owner = visitor.as_("ada", "canary-ada: p@ss%/'\"")
         experiment = owner.call("experiments/create", name=f"of-ada-{os.urandom(4).hex()}")
         made = owner.call("runs/create", experiment_id=experiment["experiment_id"])
         theirs = {"experiment": experiment["experiment_id"]}
@@ -146,7 +156,7 @@ def test_the_uis_own_posts_pass(visitor, port):
 def test_a_browser_logs_in_and_sees_a_run_with_its_chart(control, host, visitor, url, self_signed):
     """Over TLS that it trusts, with no error in its console; the picture is the documentation's."""
     subprocess.run([ROOT / "tools/apt", "chromium", "libnss3-tools"], check=True)
-    ada = visitor.as_("ada", "canary-ada: ö'\"")
+    ada = visitor.as_("ada", "canary-ada: p@ss%/'\"")
     name = f"forecast-{os.urandom(3).hex()}"
     experiment = ada.call("experiments/create", name=name)["experiment_id"]
     run_id = ada.call("runs/create", experiment_id=experiment, run_name="first")["run"]["info"][
@@ -169,7 +179,7 @@ def test_a_browser_logs_in_and_sees_a_run_with_its_chart(control, host, visitor,
         f"--ca={self_signed}",
         "--user=ada",
         f"--picture={picture}",
-        MLFLOW_TRACKING_PASSWORD="canary-ada: ö'\"",
+        MLFLOW_TRACKING_PASSWORD="canary-ada: p@ss%/'\"",
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
     assert picture.stat().st_size > 20_000

@@ -11,7 +11,7 @@ from visitor import Visitor
 group = "hardening-users"
 
 ADMIN = ("admin", "canary-admin-password")
-ADA = ("ada", "canary-ada: ö'\"")
+ADA = ("ada", "canary-ada: p@ss%/'\"")
 BOB = ("bob", "canary-bob-password")
 # For so long each worker remembers a password.
 REMEMBERED_SECONDS = 30
@@ -191,3 +191,34 @@ def test_a_killed_worker_is_replaced_and_the_rest_serves(host, visitor):
     assert host.check_output(show % "NRestarts") == restarts
     memory = int(host.check_output(show % "MemoryMax"))
     assert 1_000_000_000 < memory < 4_000_000_000
+
+
+def test_a_user_cannot_have_the_server_read_or_write_for_him(visitor):
+    """The server's key reaches all artifacts, and its user all data; a source of a model version,
+    or a location of an experiment, is what a user may say of them.
+    """
+    experiment, run, _ = experiment_of(visitor, ADA)
+    bob, name = visitor.as_(*BOB), uuid.uuid4().hex
+    bob.call("registered-models/create", name=name)
+    place = f"{experiment}/{run}/artifacts"
+    for source in (f"s3://hardening/artifacts/{place}", f"mlflow-artifacts:/{place}", f"/{place}"):
+        fields = {"name": name, "source": source}
+        status, body = bob.ask("POST", "/api/2.0/mlflow/model-versions/create", fields)
+        assert status == 400, (source, body)
+    for location in ("/var/lib/mlflow", f"s3://hardening/artifacts/{place}"):
+        fields = {"name": uuid.uuid4().hex, "artifact_location": location}
+        mine = bob.call("experiments/create", **fields)["experiment_id"]
+        own = bob.call("runs/create", experiment_id=mine)["run"]["info"]["run_id"]
+        upload = f"/ajax-api/2.0/mlflow/upload-artifact?run_uuid={own}&path=x.txt"
+        assert bob.status("POST", upload, b"x") == 404
+        listed = bob.ask("GET", f"/api/2.0/mlflow/artifacts/list?run_id={own}")[1]
+        assert b"secret.txt" not in listed
+
+
+def test_a_prompt_can_be_registered_all_the_same(visitor):
+    """Its source is a word of MLflow's own, which the bound on sources must let pass."""
+    bob, name = visitor.as_(*BOB), uuid.uuid4().hex
+    tags = [{"key": "mlflow.prompt.is_prompt", "value": "true"}]
+    bob.call("registered-models/create", name=name, tags=tags)
+    text = [*tags, {"key": "mlflow.prompt.text", "value": "Say {{ word }}."}]
+    bob.call("model-versions/create", name=name, source="prompt-template", tags=text)
