@@ -89,7 +89,7 @@ def trust(home: Path, ca: str) -> None:
     store.mkdir(parents=True)
     for command in (
         ["-N", "--empty-password"],
-        ["-A", "-n", "ca-of-tests", "-t", "C,,", "-i", ca],
+        ["-A", "-n", "ca-of-tests", "-t", "CP,,", "-i", ca],
     ):
         subprocess.run(["certutil", "-d", f"sql:{store}", *command], check=True)
 

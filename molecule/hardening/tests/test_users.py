@@ -93,37 +93,34 @@ def test_a_user_without_permission_sees_nothing_of_anothers(visitor):
     assert visitor.as_(*ADA).ask("GET", path) == (200, b"canary-artifact")
 
 
-def test_a_permission_is_given_and_taken_by_a_variable(control, visitor):
-    """Each by one run; the second of the same changes nothing, and what bob made himself stays."""
+def test_users_and_their_permissions_follow_a_variable(control, visitor):
+    """Each by one run, and the second of the same changes nothing. A leaver is refused by every
+    worker after half a minute, without a new process; what bob made himself stays his.
+    """
     name = uuid.uuid4().hex
     experiment = visitor.as_(*ADA).call("experiments/create", name=name)["experiment_id"]
     get = ("GET", f"/api/2.0/mlflow/experiments/get?experiment_id={experiment}")
     mine = visitor.as_(*BOB).call("experiments/create", name=uuid.uuid4().hex)["experiment_id"]
-    bob = {"password": BOB[1], "permissions": {"experiment": {name: "READ"}}}
-    control.converge(mlflow_server_users=users(("bob", bob)))
-    assert visitor.as_(*BOB).status(*get) == 200
+    first, second = ("eve", "canary-first-password"), ("eve", "canary-second-password")
+
+    def converge(permission, **eve):
+        bob = {"password": BOB[1], "permissions": {"experiment": {name: permission}}}
+        return control.converge(mlflow_server_users=users(("bob", bob), ("eve", eve)))
+
+    converge("READ", password=first[1])
+    assert visitor.as_(*first).whoami() and visitor.as_(*BOB).status(*get) == 200
     rename = {"experiment_id": experiment, "new_name": uuid.uuid4().hex}
     update = ("POST", "/api/2.0/mlflow/experiments/update", rename)
     assert visitor.as_(*BOB).status(*update) == 403, "to read is not to write"
-    said = control.converge(mlflow_server_users=users(("bob", bob)))
-    assert "changed=0" in said.rpartition("PLAY RECAP")[2]
-    bob["permissions"]["experiment"][name] = "NONE"
-    control.converge(mlflow_server_users=users(("bob", bob)))
-    assert visitor.as_(*BOB).status(*get) == 403
+    recap = converge("READ", password=first[1]).rpartition("PLAY RECAP")[2]
+    assert "changed=0" in recap.split("hardening-users")[1]
+    converge("NONE", password=second[1])
+    assert visitor.as_(*second).whoami() and visitor.as_(*BOB).status(*get) == 403
     get = ("GET", f"/api/2.0/mlflow/experiments/get?experiment_id={mine}")
     assert visitor.as_(*BOB).status(*get) == 200
-
-
-def test_a_user_comes_changes_and_goes(control, visitor):
-    """A leaver is refused by every worker after half a minute, without a new process."""
-    first, second = ("eve", "canary-first-password"), ("eve", "canary-second-password")
-    control.converge(mlflow_server_users=users(("eve", {"password": first[1]})))
-    assert visitor.as_(*first).whoami()
-    control.converge(mlflow_server_users=users(("eve", {"password": second[1]})))
-    assert visitor.as_(*second).whoami()
-    assert refused_within(visitor, first, REMEMBERED_SECONDS + 10)
-    control.converge(mlflow_server_users=users(("eve", {"state": "absent"})))
-    assert refused_within(visitor, second, REMEMBERED_SECONDS + 10)
+    converge("NONE", state="absent")
+    for login in (first, second):
+        assert refused_within(visitor, login, REMEMBERED_SECONDS + 10)
 
 
 def test_the_administrators_password_rotates_by_one_command(control, host, visitor):
