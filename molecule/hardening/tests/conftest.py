@@ -5,11 +5,11 @@ import subprocess
 import sys
 
 import pytest
+from visitor import Visitor
 
 # Runs here, in the network of the host. A certificate is checked against the file, if there is one.
 ASK = """
 import base64, http.client, json, ssl, sys, urllib.parse
-from visitor import Visitor
 url, method, ca, user, options = json.loads(sys.argv[1])
 parts = urllib.parse.urlsplit(url)
 if parts.scheme == "https":
@@ -83,3 +83,14 @@ def self_signed(visitor, tmp_path):
     path = tmp_path / "ca.pem"
     path.write_text(visitor.certificate)
     return str(path)
+
+
+@pytest.fixture
+def say(capsys):
+    """Return a function that prints a measured figure, whether the test passes or not."""
+
+    def say(text):
+        with capsys.disabled():
+            print(f"\n{text}", flush=True)
+
+    return say

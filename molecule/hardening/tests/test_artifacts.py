@@ -85,7 +85,7 @@ def blocks(size):
         yield (head + block[8:])[: size - number * len(block)]
 
 
-def test_two_gigabytes_go_up_and_down_through_tls_as_they_are(host, admin):
+def test_two_gigabytes_go_up_and_down_through_tls_as_they_are(host, admin, say):
     """The server spools them on the data disk and holds a small part of them in memory."""
     size, path = 2 * GB, f"{ARTIFACTS}/large.bin"
     sent = hashlib.sha256()
@@ -100,10 +100,9 @@ def test_two_gigabytes_go_up_and_down_through_tls_as_they_are(host, admin):
     with sampled(host) as down:
         status, returned = admin.digest(path)
     assert status == 200 and returned == sent.hexdigest()
-    print(
-        f"\n2 GB up: at most {up['spooled'] / GB:.2f} GB spooled, {up['memory'] / GB:.2f} GB memory"
-    )
-    print(f"2 GB down: {down['spooled'] / GB:.2f} GB spooled, {down['memory'] / GB:.2f} GB memory")
+    for way, most in (("up", up), ("down", down)):
+        spooled, memory = most["spooled"] / GB, most["memory"] / GB
+        say(f"2 GB {way}: at most {spooled:.2f} GB spooled, {memory:.2f} GB of memory")
     for most in (up, down):
         assert most["spooled"] < 1.1 * size and most["memory"] < 1.5 * GB
     assert host.check_output("find /var/lib/mlflow/tmp -type f") == "", "nothing is left behind"

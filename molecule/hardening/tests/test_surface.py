@@ -99,7 +99,7 @@ def test_the_assistant_can_be_looked_at_and_not_used(visitor):
 
 
 @pytest.mark.parametrize("user", ["", "bob"])
-def test_no_published_hole_is_found(control, visitor, url, self_signed, user):
+def test_no_published_hole_is_found(control, visitor, url, self_signed, say, user):
     """With the harmless requests of public scanners, by nobody and by a user without rights."""
     login = [f"--user={user}"] if user else []
     others = []
@@ -114,17 +114,17 @@ def test_no_published_hole_is_found(control, visitor, url, self_signed, user):
     findings = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(findings) > 15, done.stderr
     assert [each for each in findings if each["found"]] == []
-    print(f"\n{len(findings)} probes as {user or 'nobody'}: 0 holes")
+    say(f"{len(findings)} probes as {user or 'nobody'}: 0 holes")
 
 
-def test_the_same_probes_find_holes_in_an_open_old_server(control):
+def test_the_same_probes_find_holes_in_an_open_old_server(control, say):
     """The positive control: where there are holes they are found."""
     elsewhere = Control(control.inventory, "hardening-open")
     done = run(elsewhere, "probes.py", "http://127.0.0.1:5000")
     findings = [json.loads(line) for line in done.stdout.splitlines()]
     found = [each["name"] for each in findings if each["found"]]
     assert len(found) >= 1, done.stdout + done.stderr
-    print(f"\nMLflow of 2023, open: {len(found)} holes: {', '.join(found)}")
+    say(f"MLflow of 2023, open: {len(found)} holes: {', '.join(found)}")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,53 @@
+"""No secret is seen anywhere. The last tests, on purpose: all the others have left their traces."""
+
+import re
+
+import pytest
+from canaries import in_texts, on_host
+
+group = "hardening-users"
+
+
+@pytest.fixture
+def secrets(host):
+    """Every secret of the inventory, and those that the host has made."""
+    own = host.check_output("cat /etc/mlflow/wanted/bootstrap.env /etc/nginx/tls/*/privkey.pem")
+    return {
+        "administrator": "canary-admin-password",
+        "another administrator": "canary-new-admin-password",
+        "ada": "canary-ada: p@ss%/'\"",
+        "bob": "canary-bob-password",
+        "eve": "canary-first-password",
+        "eve later": "canary-second-password",
+        "owner of the database": "canary-owner-password",
+        "login a": "canary-login-a",
+        "login b": "canary-login-b",
+        "key of S3": "canary/s3+secret=",
+        "key of sessions": "canary-flask-key",
+        "passphrase": "canary-kek-passphrase",
+        "key of webhooks": "canary-webhook-secret-32-bytes!!",
+        "first password": re.search('MLFLOW_AUTH_ADMIN_PASSWORD="(.*)"', own)[1],
+        "key of the certificate": re.search(r"KEY-----\n(.{40})", own)[1],
+    }
+
+
+def test_no_playbook_shows_a_secret(control, secrets):
+    """With -vvv --diff, while passwords, settings and files change; and before, in check mode."""
+    changed = {
+        "mlflow_server_admin_password": "canary-new-admin-password",
+        "mlflow_server_users": [{"name": "eve", "password": "canary-first-password"}],
+        "mlflow_server_workers": 1,
+    }
+    said = {}
+    for name, words in {"check": ["--check"], "run": [], "back": []}.items():
+        variables = {} if name == "back" else changed
+        code, said[name] = control.playbook("-vvv", "--diff", *words, **variables)
+        assert code == 0, said[name][-4000:]
+    assert in_texts(secrets, said) == []
+
+
+def test_no_host_shows_a_secret(host, secrets):
+    """In argv, foreign environments, units, journals and logs, temporary or readable files."""
+    assert len(secrets) >= 12
+    users = ("mlflow", "postgres")
+    assert on_host(host.backend.name, secrets, users=users) == []
