@@ -35,16 +35,24 @@ def test_a_lock_is_pins_and_hashes_and_nothing_else(lock):
 @each_mlflow
 def test_a_lock_has_what_the_server_needs(lock):
     """S3, PostgreSQL, authentication and metrics are variables of the server, not of the lock."""
-    version = lock.stem.removeprefix("mlflow-")
+    _, version, *extra = lock.stem.split("-")
     names = set(re.findall(r"^([a-z0-9-]+)==", lock.read_text(), re.MULTILINE))
     assert f"\nmlflow=={version} " in lock.read_text()
     assert names >= {"boto3", "psycopg2-binary", "flask-wtf", "prometheus-flask-exporter"}
+    assert ("mlflow-oidc-auth" in names) is (extra == ["oidc"])
 
 
-def test_the_default_version_has_a_lock():
+@pytest.mark.parametrize("extra", ["", *tool.EXTRAS])
+def test_the_default_version_has_a_lock(extra):
     """Without it the role refuses the version that it comes with."""
-    defaults = yaml.safe_load((ROLE / "defaults/main.yml").read_text())
-    assert ROLE / f"files/mlflow-{defaults['mlflow_venv_version']}.txt" in MLFLOW_LOCKS
+    version = yaml.safe_load((ROLE / "defaults/main.yml").read_text())["mlflow_venv_version"]
+    assert ROLE / f"files/mlflow-{version}{extra and '-' + extra}.txt" in MLFLOW_LOCKS
+
+
+def test_the_role_knows_the_extras_that_there_are_locks_of():
+    specs = yaml.safe_load((ROLE / "meta/argument_specs.yml").read_text())["argument_specs"]
+    known = specs["main"]["options"]["mlflow_venv_extra"]["choices"]
+    assert known == ["", *tool.EXTRAS]
 
 
 def test_the_module_takes_the_pythons_that_the_lock_is_made_for():
@@ -56,7 +64,9 @@ def test_the_module_takes_the_pythons_that_the_lock_is_made_for():
 
 
 @pytest.mark.parametrize(
-    ("words", "found"), [(["9.9.9"], "found"), ([], "found none;"), (["latest"], "found latest;")]
+    ("words", "found"),
+    [(["9.9.9"], "found"), ([], "found none;"), (["latest"], "found latest;")]
+    + [(["3.17.2", "--saml"], "found 3.17.2 --saml;"), (["3.17.2", "oidc"], "3.17.2 oidc;")],
 )
 def test_what_cannot_be_locked_is_refused_with_the_remedy(words, found, monkeypatch):
     """`make lock` with a version that does not exist, or with none."""
