@@ -8,8 +8,8 @@ probe.py database [any-artifact-root]
 probe.py artifacts [URI]
     While it starts: the artifact store takes, returns and deletes an object.
 probe.py initialise WHAT, probe.py is-empty WHAT
-    As the owner of a PostgreSQL database: make MLflow's tables, those of WHAT, `tracking` or
-    `users`, if there are none, or only look. Says on standard output if there were none.
+    As the owner of a PostgreSQL database: make the tables of WHAT, `tracking`, `users` or
+    `oidc`, if there are none, or only look. Says on standard output if there were none.
 probe.py administrator NAME
     Give the administrator the password on standard input, in the database of users. Make him first
     if he is not there.
@@ -35,15 +35,16 @@ PROBE = f"mlflow-server-probe-{uuid.uuid4().hex[:12]}"
 
 @dataclass
 class Schema:
-    """One of the two sets of tables that MLflow keeps, each in a database of its own.
+    """A set of tables that MLflow or an app of it keeps, each in a database of its own.
 
     Args:
         what: How to call the database.
         version_table: Where alembic notes the revision.
-        migrations: Folder of its migrations, below the package mlflow.
-        upgrade: MLflow's command for older tables.
+        migrations: Folder of its migrations, below the package.
+        upgrade: The words for Python that bring older tables up to date.
         initial: Tables that MLflow makes before it notes a revision: a run that was cut off there
             goes on.
+        package: The Python package that has the migrations.
     """
 
     what: str
@@ -51,22 +52,31 @@ class Schema:
     migrations: str
     upgrade: str
     initial: tuple[str, ...] = ()
+    package: str = "mlflow"
 
 
 TRACKING = Schema(
     what="tracking database",
     version_table="alembic_version",
     migrations="store/db_migrations",
-    upgrade="mlflow db upgrade",
+    upgrade="-m mlflow db upgrade",
     initial=("experiments", "runs", "tags", "metrics", "params"),
 )
 USERS = Schema(
     what="database of users",
     version_table="alembic_version_auth",
     migrations="server/auth/db/migrations",
-    upgrade="mlflow.server.auth db upgrade --url",
+    upgrade="-m mlflow.server.auth db upgrade --url",
 )
-SCHEMAS = {"tracking": TRACKING, "users": USERS}
+OIDC = Schema(
+    what="database of users",
+    version_table="alembic_version",
+    migrations="db/migrations",
+    # The package has no other way in.
+    upgrade='-c "from mlflow_oidc_auth.db.cli import commands; commands()" upgrade --url',
+    package="mlflow_oidc_auth",
+)
+SCHEMAS = {"tracking": TRACKING, "users": USERS, "oidc": OIDC}
 
 # What libpq says, and what to do about it.
 LOGIN_REMEDIES = {
@@ -174,7 +184,7 @@ def check_revision(found: str | None, schema: Schema) -> None:
     """Refuse a database of another schema: MLflow would change some of the older ones by itself."""
     from alembic.script import ScriptDirectory
 
-    package = Path(find_spec("mlflow").origin).parent
+    package = Path(find_spec(schema.package).origin).parent
     script = ScriptDirectory(str(package / schema.migrations))
     wanted = script.get_current_head()
     if found in (None, wanted):
@@ -182,7 +192,7 @@ def check_revision(found: str | None, schema: Schema) -> None:
     is_known = any(revision.revision == found for revision in script.walk_revisions())
     what_to_do = (
         "make a backup of the database, then, as its owner, run "
-        f"'{sys.executable} -m {schema.upgrade}' with its URI and run again (what serves goes on "
+        f"'{sys.executable} {schema.upgrade}' with its URI and run again (what serves goes on "
         "meanwhile), or take the version of MLflow that it belongs to"
         if is_known
         else "take that newer version of MLflow, or restore a backup of this one's schema, as "
@@ -238,6 +248,8 @@ def check_database(any_artifact_root: str = "") -> None:
     check_schema(os.environ["MLFLOW_BACKEND_STORE_URI"], TRACKING, not any_artifact_root)
     if uri := users_uri():
         check_schema(uri, USERS)
+    if uri := os.environ.get("OIDC_USERS_DB_URI"):
+        check_schema(uri, OIDC)
 
 
 def check_schema(uri: str, schema: Schema, artifact_root: bool = False) -> None:
@@ -306,10 +318,12 @@ def make_tables(schema: Schema) -> None:
         from mlflow.store.db.utils import _initialize_tables
 
         _initialize_tables(engine)
+        return
+    if schema is OIDC:
+        from mlflow_oidc_auth.db.utils import migrate
     else:
         from mlflow.server.auth.db.utils import migrate
-
-        migrate(engine, "head")
+    migrate(engine, "head")
 
 
 def set_administrator(name: str) -> None:

@@ -20,9 +20,11 @@ options:
     type: str
     required: true
   what:
-    description: Which tables, those of C(tracking), or of C(users) and their permissions.
+    description:
+      - Which tables, those of C(tracking), or those of users and their permissions, MLflow's own
+        (C(users)) or those of mlflow-oidc-auth (C(oidc)).
     type: str
-    choices: [tracking, users]
+    choices: [tracking, users, oidc]
     default: tracking
   environment:
     description: How libpq finds the database and who logs in, C(PGHOST), C(PGUSER) and so on.
@@ -92,7 +94,7 @@ def main() -> None:
             "script": {"type": "str", "required": True},
             "what": {
                 "type": "str",
-                "choices": ["tracking", "users"],
+                "choices": ["tracking", "users", "oidc"],
                 "default": "tracking",
             },
             "environment": {"type": "dict", "required": True},

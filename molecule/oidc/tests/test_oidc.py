@@ -1,0 +1,153 @@
+"""Users log in at a real OpenID Connect provider, in a real browser."""
+
+import json
+import re
+import subprocess
+import sys
+import uuid
+
+import pytest
+from api import colour, request
+from control import ROOT
+
+URL = "http://127.0.0.1:5000"
+PROVIDER = "https://oidc-provider:4593"
+EXPERIMENT = uuid.uuid4().hex
+CLIENT_SECRET = "canary-client-secret"
+DISCOVERY = f"{PROVIDER}/api/oidc/.well-known/openid-configuration"
+ASK = "import httpx2, sys; httpx2.get(sys.argv[1]).raise_for_status()"
+
+
+@pytest.fixture(scope="module")
+def browsers():
+    """What each user's browser found who has logged in, by the user's name at the provider."""
+    return {}
+
+
+@pytest.fixture
+def browser(browsers, control):
+    """Return a function that logs a user in, once, and tells what the browser found."""
+
+    def log_in(user, *experiment):
+        if user not in browsers:
+            command = control.inside(
+                sys.executable, str(ROOT / "tests/login.py"), user, f"canary-{user}", *experiment
+            )
+            env = {"MLFLOW_TRACKING_URI": URL, "HOME": "/root", "PATH": "/usr/bin:/bin"}
+            done = subprocess.run(command, env=env, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            browsers[user] = json.loads(done.stdout)
+        return browsers[user]
+
+    return log_in
+
+
+@pytest.fixture
+def ada(browser):
+    """A user in a group that is let in; she makes an experiment."""
+    return browser("ada", EXPERIMENT)
+
+
+def search(control, user):
+    """Return the names of the experiments that the Python client finds with a user's token."""
+    code = "import mlflow; print([each.name for each in mlflow.search_experiments()])"
+    command = control.inside(sys.executable, "-c", code)
+    env = {"MLFLOW_TRACKING_URI": URL, "HOME": "/root", "PATH": "/usr/bin:/bin"}
+    env |= {"MLFLOW_TRACKING_USERNAME": user["name"], "MLFLOW_TRACKING_PASSWORD": user["token"]}
+    return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/api/2.0/mlflow/experiments/search",
+        "/ajax-api/2.0/mlflow/experiments/search",
+        "/api/2.0/mlflow-artifacts/artifacts",
+        "/api/2.0/mlflow/users",
+        "/graphql",
+        "/get-artifact?path=x&run_uuid=y",
+        "/v1/traces",
+        "/version",
+    ],
+)
+def test_nobody_gets_anything_without_a_login(host, path):
+    assert request(host, path)[0] == 401
+
+
+def test_a_browser_is_sent_to_the_provider_and_told_to_come_back_here(host):
+    """To the address that is registered there, whatever Host header was sent, and with PKCE."""
+    headers = host.check_output(
+        "python3 -c %s",
+        "import http.client\n"
+        "connection = http.client.HTTPConnection('127.0.0.1', 5000)\n"
+        "connection.request('GET', '/login', headers={'Host': 'evil.example'})\n"
+        "print(connection.getresponse().headers)",
+    )
+    location = re.search("location: (.*)", headers, re.IGNORECASE).group(1)
+    assert location.startswith(f"{PROVIDER}/api/oidc/auth?")
+    assert "redirect_uri=http%3A%2F%2F127.0.0.1%3A5000%2Fcallback&" in location
+    assert "code_challenge_method=S256" in location
+
+
+def test_a_user_of_the_group_logs_in_and_sees_the_experiments(ada):
+    """Through the provider and back, to MLflow's own page, with a name from the provider."""
+    assert [ada["sites"][0], ada["sites"][-1]] == [PROVIDER, URL]
+    assert ada["name"] == "ada@example.com"
+    assert EXPERIMENT in ada["text"]
+
+
+def test_no_script_reads_the_cookie_of_a_session(ada):
+    """Else a hole in a page of MLflow's would give the session away."""
+    assert ada["cookies"] == {"mlflow": True}
+
+
+def test_a_user_of_no_group_that_is_let_in_is_refused(host, browser):
+    """The provider knows her, and her password is right."""
+    eve = browser("eve")
+    assert "not allowed" in eve["text"] and "token" not in eve
+
+
+def test_a_user_without_permission_does_not_see_anothers_experiment(ada, browser, control):
+    """Neither on the page nor with the Python client."""
+    bob = browser("bob")
+    assert EXPERIMENT not in bob["text"]
+    assert EXPERIMENT not in search(control, bob)
+    assert EXPERIMENT in search(control, ada)
+
+
+def test_the_provider_says_who_is_administrator(ada, browser):
+    """The first one needs nobody who makes him one: the group is enough."""
+    assert EXPERIMENT in browser("root")["text"]
+
+
+def test_the_python_client_works_with_a_token(ada, control):
+    """Experiment, run, params, metrics, tags, artifact, autolog, registry, alias, prediction."""
+    login = {"MLFLOW_TRACKING_USERNAME": ada["name"], "MLFLOW_TRACKING_PASSWORD": ada["token"]}
+    done = control.client(ROOT / "demo/client.py", **login)
+    assert done.returncode == 0, done.stdout
+    assert done.stdout.count("ok  ") == 8, done.stdout
+
+
+def test_the_certificate_of_the_provider_is_checked(host):
+    """With the private CA that was given, in the way in which mlflow-oidc-auth asks."""
+    slot = f"/etc/mlflow/{colour(host)}"
+    ask = f"{slot}/release/bin/python -c %s %s"
+    assert "CERTIFICATE_VERIFY_FAILED" in host.run(ask, ASK, DISCOVERY).stderr
+    host.check_output(f"SSL_CERT_FILE={slot}/ssl_cert_file {ask}", ASK, DISCOVERY)
+
+
+def test_the_secrets_are_shown_nowhere(host, ada):
+    """The client's secret would let others ask the provider in our name, the key make sessions."""
+    slot = f"/etc/mlflow/{colour(host)}"
+    key = re.search('SECRET_KEY="(.{40})"', host.file(f"{slot}/sessions_oidc.env").content_string)
+    secrets = [CLIENT_SECRET, key.group(1), ada["token"]]
+    shown = host.check_output(
+        f"cat /proc/[0-9]*/cmdline | tr '\\0' ' '; systemctl show mlflow-{colour(host)}; "
+        "journalctl --no-pager; cat /var/log/nginx/*.log"
+    )
+    assert [secret for secret in secrets if secret in shown] == []
+    readable = "runuser -u nobody -- grep -rlsF %s /etc /var /run /opt /srv /home /tmp"
+    assert [host.run(readable, secret).stdout for secret in secrets] == ["", "", ""]
+    for user in ("nobody", "www-data"):
+        for file in ("secrets.env", "sessions_oidc.env", "ssl_cert_file"):
+            assert "denied" in host.run(f"runuser -u {user} -- cat {slot}/{file}").stderr

@@ -1,0 +1,82 @@
+"""Log in to MLflow as a user of the provider glewlwyd, in Debian's chromium.
+
+Usage: python tests/login.py USER PASSWORD [EXPERIMENT], with MLflow's address in
+MLFLOW_TRACKING_URI. Who is let in gets an access token, makes the experiment if one is named, and
+looks at the list of experiments. Prints as JSON which sites the browser went to, where it ended and
+what it shows there; MLflow's cookies, and whether no script of a page can read them; and, for who
+is let in, the user's name as MLflow has it and the token.
+"""
+
+import json
+import os
+import sys
+
+from playwright.sync_api import sync_playwright
+
+# Nothing of the browser's own goes out: the test hosts' machine may have no internet.
+OPTIONS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
+# As MLflow's own pages do it, with the cookie of the session.
+CALL = """async ([method, path, body]) => {
+    const headers = {"Content-Type": "application/json"};
+    const answer = await fetch(path, {method, headers, body: body && JSON.stringify(body)});
+    return await answer.json();
+}"""
+
+
+def log_in(page, url, user, password):
+    """Open MLflow, log in where it sends the browser to, and wait until the browser is back."""
+    page.goto(url)
+    page.fill("#username", user)
+    page.fill("#password", password)
+    page.click("#loginbut")
+    # What a provider asks once: may MLflow know the name and the groups?
+    with page.expect_response("**/api/auth/grant/**"):
+        page.get_by_role("button", name="Grant access").click()
+    page.get_by_role("button", name="Continue").click()
+    page.wait_for_url(f"{url}/**")
+
+
+def work(page, url, experiment):
+    """Do what somebody does who is let in; return the name and the token."""
+    api = "/ajax-api/2.0/mlflow"
+    name = page.evaluate(CALL, ["GET", f"{api}/users/current", None])["username"]
+    token = page.evaluate(CALL, ["PATCH", f"{api}/users/access-token", {}])["token"]
+    if experiment:
+        page.evaluate(CALL, ["POST", f"{api}/experiments/create", {"name": experiment}])
+    with page.expect_response("**/experiments/search**"):
+        page.goto(f"{url}/#/experiments")
+        page.reload()
+    return {"name": name, "token": token}
+
+
+def main(user, password, experiment=""):
+    url = os.environ["MLFLOW_TRACKING_URI"]
+    sites = []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=OPTIONS)
+        # The provider's certificate is a private CA's.
+        context = browser.new_context(ignore_https_errors=True)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.on("framenavigated", lambda frame: sites.append("/".join(frame.url.split("/")[:3])))
+        log_in(page, url, user, password)
+        refused = "error=" in page.url
+        found = {} if refused else work(page, url, experiment)
+        page.wait_for_timeout(2_000)  # the page goes on asking, so it is never idle
+        found |= {"sites": sites, "url": page.url, "text": page.inner_text("body")}
+        cookies = context.cookies(url)
+        found["cookies"] = {each["name"]: each["httpOnly"] for each in cookies}
+        browser.close()
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
