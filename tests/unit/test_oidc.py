@@ -147,8 +147,8 @@ def test_an_older_schema_is_refused_with_the_command_that_upgrades_it(monkeypatc
     for revision, down in (("a1", "None"), ("b2", "'a1'")):
         text = f"revision = '{revision}'\ndown_revision = {down}\n"
         (migrations / f"versions/{revision}.py").write_text(text)
-    package = type("Spec", (), {"origin": str(tmp_path / "__init__.py")})
-    monkeypatch.setattr(probe, "find_spec", lambda name: package)
+    packages = {"mlflow_oidc_auth": type("Spec", (), {"origin": str(tmp_path / "__init__.py")})}
+    monkeypatch.setattr(probe, "find_spec", packages.get)
     with pytest.raises(probe.Refusal) as refused:
         probe.check_revision("a1", probe.OIDC)
     words = f'run \'{sys.executable} -c "from mlflow_oidc_auth.db.cli import commands; commands()"'
