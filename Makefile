@@ -44,6 +44,13 @@ molecule-%: setup
 	    || { echo "==> Scenario $* failed after $$SECONDS s"; exit 1; }; \
 	echo "==> Scenario $* passed in $$SECONDS s"
 
+# A browser logs in there.
+molecule-oidc: chromium
+
+.PHONY: chromium
+chromium:
+	@tools/apt chromium
+
 .PHONY: test
 test: check $(SCENARIOS:%=molecule-%) ## Check, then every scenario
 	@echo "scenarios: $(words $(SCENARIOS)) passed, 0 failed"
@@ -59,8 +66,7 @@ demo: setup ## Make a throwaway host a tracking server and drive it with the MLf
 demo-down: ## Remove the host of the demo
 	@$(HOSTS) python3 demo/run down
 
-screenshot: setup ## Take docs/ui.png of the demo's host, in Debian's chromium
-	@tools/apt chromium
+screenshot: setup chromium ## Take docs/ui.png of the demo's host, in Debian's chromium
 	@$(HOSTS) demo/run screenshot
 
 .PHONY: bench

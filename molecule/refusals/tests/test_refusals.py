@@ -58,6 +58,11 @@ def nothing_changes(host):
             id="the password that MLflow once had by default",
         ),
         pytest.param(
+            {"mlflow_server_authentication": "oidc", "mlflow_server_oidc": {"client_id": "mlflow"}},
+            ["Wanted an OpenID Connect provider", "found no discovery_url, no client_secret;"],
+            id="a login of which the provider is not known",
+        ),
+        pytest.param(
             {"mlflow_server_public_names": ["*"]},
             ["Wanted a list of plain names in mlflow_server_public_names", "*"],
             id="a wildcard among the names",
