@@ -45,11 +45,11 @@ molecule-%: setup
 	echo "==> Scenario $* passed in $$SECONDS s"
 
 # A browser logs in there.
-molecule-oidc: chromium
+molecule-oidc molecule-hardening: chromium
 
 .PHONY: chromium
 chromium:
-	@tools/apt chromium
+	@tools/apt chromium libnss3-tools
 
 .PHONY: test
 test: check $(SCENARIOS:%=molecule-%) ## Check, then every scenario

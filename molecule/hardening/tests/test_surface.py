@@ -157,7 +157,6 @@ def test_the_uis_own_posts_pass(visitor, port):
 
 def test_a_browser_logs_in_and_sees_a_run_with_its_chart(control, host, visitor, url, self_signed):
     """Over TLS that it trusts, with no error in its console; the picture is the documentation's."""
-    subprocess.run([ROOT / "tools/apt", "chromium", "libnss3-tools"], check=True)
     ada = visitor.as_("ada", "canary-ada: p@ss%/'\"")
     name = f"forecast-{os.urandom(3).hex()}"
     experiment = ada.call("experiments/create", name=name)["experiment_id"]
