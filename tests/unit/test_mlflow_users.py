@@ -137,6 +137,15 @@ def test_users_who_are_not_listed_are_left_alone():
     assert "somebody" in server.passwords
 
 
+def test_an_administrator_who_is_not_listed_is_told_and_left_alone():
+    """Such as one that had another name before."""
+    server = Server()
+    server.passwords["former"] = "still good"
+    server.admins.add("former")
+    assert run(server).mighty == ["former"]
+    assert run(server, user("former", password="still good", admin=True)).mighty == []
+
+
 def test_an_administrator_who_cannot_log_in_gets_the_password_that_is_wanted():
     """Nobody has to know the former one: at the first start it is random, later it is the old."""
     server = Server()
@@ -177,6 +186,7 @@ def test_a_server_that_is_not_there_is_refused_but_not_in_check_mode():
     ("users", "problem"),
     [
         ([{"name": "ada"}], "ada with no password"),
+        ([{"name": "ada", "password": 123456789012, "permissions": None}], ""),
         ([{"name": "ada", "password": "short"}], "ada with a password of 5 characters"),
         ([{"name": "ada", "password": "example-change-me"}], "ada with the example's password"),
         ([{"name": "ada", "password": "password1234"}], "ada with a password that everybody knows"),

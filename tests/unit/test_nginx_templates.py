@@ -83,31 +83,41 @@ def test_some_paths_are_open_where_others_are_not():
         assert site(**closed, nginx_closed_paths=["/health"]).count("location = /health") == 1
 
 
-def large(request):
-    """Tell whether the site counts a request, given as the map sees it, as a large upload."""
-    pattern = re.search(r'"~\*(.*)" 1;', site(nginx_large_uploads=4))[1]
+UPLOADS = {"nginx_upload_pattern": "^/artifacts/", "nginx_large_uploads": 4}
+
+
+def matches(zone, request):
+    """Tell whether a map of the site names a request, given as the map sees it."""
+    pattern = re.search(rf'\${zone} {{\n\s+"~\*(.*)" ', site(**UPLOADS))[1]
     return re.search(pattern, request, re.IGNORECASE) is not None
 
 
 @pytest.mark.parametrize(
-    ("request_line", "counts"),
+    ("request_line", "counted", "refused"),
     [
-        ("PUT  10000000", True),
-        ("POST  123456789012", True),
-        ("PUT chunked ", True),
-        ("PUT Chunked ", True),
-        ("PUT  9999999", False),
-        ("POST  512", False),
-        ("GET  ", False),
+        ("PUT  10000000", True, False),
+        ("PUT chunked ", True, False),
+        ("PUT Chunked ", True, False),
+        ("PUT  9999999", False, False),
+        ("POST  123456789012", False, True),
+        ("DELETE chunked ", False, True),
+        ("PATCH  20000000", False, True),
+        ("GET  ", False, False),
+        ("DELETE  512", False, False),
     ],
 )
-def test_only_what_is_large_or_may_be_is_counted(request_line, counts):
-    """A limit on all requests would hold up the many small ones that clients send."""
-    assert large(request_line) == counts
+def test_only_large_uploads_are_counted_and_other_large_requests_refused(
+    request_line, counted, refused
+):
+    """A limit on all requests would hold up the many small ones that clients send; of what is no
+    upload MLflow holds the whole in memory before it asks who sends it.
+    """
+    assert matches("mlflow_large", request_line) == counted
+    assert matches("mlflow_large_refused", request_line) == refused
 
 
 def test_two_instances_count_for_themselves():
     """Names of variables and zones are global in nginx, and take no dash."""
-    text = site(nginx_site_name="mlflow-team-a", nginx_large_uploads=4)
+    text = site(nginx_site_name="mlflow-team-a", **UPLOADS)
     assert "$mlflow_team_a_large zone=mlflow_team_a_large:1m" in text
     assert "limit_conn" not in site()

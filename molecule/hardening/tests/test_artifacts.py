@@ -161,3 +161,23 @@ def test_only_a_few_large_uploads_are_spooled_at_once(admin, head):
         assert time.monotonic() < until, "an upload that was broken off still counts"
         time.sleep(0.5)
     assert status == 200
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH", "DELETE"])
+@pytest.mark.parametrize("path", [f"{ARTIFACTS}/x", "/api/2.0/mlflow/runs/search"])
+def test_what_is_no_artifact_is_small(host, visitor, method, path):
+    """MLflow holds all of it in memory before it asks who sends it, so anybody could fill that."""
+    plain = socket.create_connection((visitor.address, visitor.port), timeout=30)
+    with visitor.context.wrap_socket(plain, server_hostname=visitor.name) as connection:
+        head = (
+            f"{method} {path} HTTP/1.1\r\nHost: {visitor.name}\r\nContent-Length: 100000000\r\n\r\n"
+        )
+        connection.sendall(head.encode())
+        assert answer(connection).startswith("HTTP/1.1 413 ")
+
+
+def test_a_question_for_a_login_does_not_wait_for_a_body(visitor):
+    """The body of a GET is not the question's; it would be waited for in vain."""
+    started = time.monotonic()
+    assert visitor.status("GET", "/static-files/index.html", b"hello") == 401
+    assert time.monotonic() - started < 5

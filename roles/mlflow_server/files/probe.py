@@ -121,10 +121,6 @@ def remedy(remedies: dict[str, str], said: str, otherwise: str) -> str:
     return next((text for key, text in remedies.items() if re.search(key, said)), otherwise)
 
 
-def is_postgresql() -> bool:
-    return os.environ["MLFLOW_BACKEND_STORE_URI"].startswith("postgresql")
-
-
 def database_name(uri: str = "") -> str:
     """Return how to call a database, by default that of the environment, without a password."""
     uri = uri or os.environ["MLFLOW_BACKEND_STORE_URI"]
@@ -271,7 +267,7 @@ def check_schema(uri: str, schema: Schema, artifact_root: bool = False) -> None:
     except OperationalError as error:
         raise refused_login(error, uri) from error
     with connection:
-        if is_postgresql():
+        if uri.startswith("postgresql"):
             check_rights(connection, schema, database_name(uri))
         options = {"version_table": schema.version_table}
         revision = MigrationContext.configure(connection, opts=options).get_current_revision()

@@ -15,7 +15,8 @@ RESOURCES += ("gateway_endpoint", "gateway_model_definition", "mcp_server")
 
 
 def password_problem(password: str) -> str:
-    """Return why a password is not one, or nothing."""
+    """Return why a password is not one, or nothing. What YAML took for a number is none."""
+    password = str(password or "")
     if EXAMPLE in password:
         return "the example's password"
     if password in KNOWN:
@@ -56,7 +57,7 @@ def problems_of_users(users: list[dict], admin: str, admin_password: str) -> lis
             found.append(f"{name} {times} times")
     for user in users:
         if user.get("state", "present") == "present":
-            problems = permission_problems(user.get("permissions", {}))
+            problems = permission_problems(user.get("permissions") or {})
             if problem := password_problem(user.get("password", "")):
                 problems.append(problem)
             found += [f"{user['name']} with {problem}" for problem in problems]

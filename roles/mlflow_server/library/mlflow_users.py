@@ -152,6 +152,7 @@ class Users:
         self.wanted = given["users"]
         self.plan: list[str] = []
         self.missing: list[str] = []
+        self.mighty: list[str] = []
 
     def run(self) -> None:
         """Do what is to be done, or in check mode say it."""
@@ -168,6 +169,8 @@ class Users:
                 return  # nobody else can tell what the users are
             self.reset_admin()
         found = {user["username"]: user for user in self.call("GET", LIST)["users"]}
+        known = {self.login[0], *(user["name"] for user in self.wanted)}
+        self.mighty = [name for name in found if found[name]["is_admin"] and name not in known]
         for user in self.wanted:
             if user["state"] == "absent":
                 if user["name"] in found:
@@ -179,13 +182,18 @@ class Users:
     # The administrator
 
     def is_admin(self) -> bool:
-        status, answer = self.host.ask("GET", CURRENT, self.login)
+        user = self.who_is(*self.login)
+        return user is not None and user["is_admin"]
+
+    def who_is(self, *login: str) -> dict | None:
+        """Return whom the server takes somebody for, None if it lets him not in."""
+        status, answer = self.host.ask("GET", CURRENT, login)
         if status not in (200, 401):
             raise Refused(
-                f"Wanted the server to tell whether {self.login[0]} can log in; found that it "
+                f"Wanted the server to tell whether {login[0]} can log in; found that it "
                 f"answered {status}: {answer.get('message', answer)}; look at its journal."
             )
-        return status == 200 and answer["user"]["is_admin"]
+        return answer["user"] if status == 200 else None
 
     def reset_admin(self) -> None:
         if in_the_way := self.host.set_admin(*self.login):
@@ -224,7 +232,7 @@ class Users:
         if found is None:
             self.do(f"user {name}", "POST", "create", username=name, password=password)
         elif wanted["update_password"] == "always":
-            if self.host.ask("GET", CURRENT, (name, password))[0] == 401:
+            if self.who_is(name, password) is None:
                 fields = {"username": name, "password": password}
                 self.do(f"password of {name}", "PATCH", "update-password", **fields)
         if wanted["admin"] != bool(found and found["is_admin"]):
@@ -320,6 +328,11 @@ def main() -> None:
         module.warn(
             "Wanted experiments to give permissions on; found none named "
             f"{', '.join(users.missing)}; run this again once somebody has made them."
+        )
+    if users.mighty:
+        module.warn(
+            "Wanted administrators that are listed; found that "
+            f"{', '.join(users.mighty)} may do everything, too; list them, or with state: absent."
         )
     plan = list(dict.fromkeys(users.plan))
     module.exit_json(changed=bool(plan), plan=plan)
