@@ -786,7 +786,7 @@ def test_a_self_signed_certificate_that_ends_soon_is_made_anew(host, monkeypatch
 
 @pytest.mark.parametrize("subjects", [[], ["a b"], ["a\nb"], ["x.example, DNS:y"]])
 def test_what_is_no_name_is_no_subject(host, subjects):
-    assert "set nginx_tls_subjects" in refusal(host, tls="self_signed", subjects=subjects)
+    assert "set nginx_tls_subject_alt_names" in refusal(host, tls="self_signed", subjects=subjects)
 
 
 def test_what_looks_after_the_certificate_comes_and_goes_with_it(host, pairs):
@@ -868,8 +868,8 @@ def test_a_certificate_of_certbots_that_is_not_ours_is_refused(host):
     [
         ({"redirect_port": 0}, "set nginx_redirect_port"),
         ({"acme_agree": False}, "set nginx_acme_agree: true"),
-        ({"subjects": ["192.0.2.1"]}, "set nginx_tls_subjects"),
-        ({"subjects": ["*.example.com"]}, "set nginx_tls_subjects"),
+        ({"subjects": ["192.0.2.1"]}, "set nginx_tls_subject_alt_names"),
+        ({"subjects": ["*.example.com"]}, "set nginx_tls_subject_alt_names"),
     ],
 )
 def test_what_certbot_could_not_get_is_refused(host, change, remedy):

@@ -66,7 +66,7 @@ def test_what_looks_after_a_certificate_is_what_the_module_knows(mode):
 
 def test_a_certificate_is_for_the_names_or_else_for_the_address():
     def subjects(**given):
-        return evaluate("nginx_tls_subjects", **given)
+        return evaluate("nginx_tls_subject_alt_names", **given)
 
     assert subjects(nginx_server_names=["a", "b"]) == ["a", "b"]
     assert subjects(nginx_listen_address="192.0.2.1") == ["192.0.2.1"]

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import filter_loader
 from ansible.template import Templar, trust_as_template
@@ -190,3 +191,30 @@ def test_artifacts_go_through_the_server_or_not_at_all(serve, there, missing):
     found = settings(**given)
     assert found[there] == "s3://bucket/prefix" and missing not in found
     assert found.get("MLFLOW_SERVE_ARTIFACTS", "true") == str(serve).lower()
+
+
+@pytest.mark.parametrize(
+    ("files", "authentication", "loosened"),
+    [
+        (["server.env", "mlflow_auth_config_path"], "none", True),
+        (["server.env", "mlflow_auth_config_path"], "front", True),
+        (["server.env", "sessions_oidc.env"], "none", True),
+        (["server.env", "mlflow_auth_config_path"], "basic", False),
+        (["server.env", "mlflow_auth_config_path"], "oidc", False),
+        (["server.env"], "none", False),
+        (None, "none", False),
+    ],
+)
+def test_the_front_changes_before_a_server_stops_to_ask(files, authentication, loosened):
+    """The other way round an address that others reach would for some seconds, and after a run that
+    was killed for good, lead to a server that lets everybody in.
+    """
+    slots = {} if files is None else {"blue": {"files": dict.fromkeys(files, 0)}}
+    look = HOST | {"serving": "blue" if slots else "", "slots": slots}
+    given = {"mlflow_server_look": look, "mlflow_server_authentication": authentication}
+    assert evaluate("mlflow_server_loosened | bool", **given) is loosened
+    play = yaml.safe_load((ROLE.parents[1] / "playbooks/mlflow.yml").read_text())[0]
+    names = [task["name"] for task in play["tasks"]]
+    first = names.index("Front, before the server stops to ask for a login")
+    assert play["tasks"][first]["when"] == "mlflow_server_loosened"
+    assert first < names.index("Server") < names.index("Front")

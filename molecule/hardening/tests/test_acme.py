@@ -62,7 +62,7 @@ def test_a_renewal_that_nginx_has_not_loaded_is_told(host):
 
 def test_a_name_that_leads_elsewhere_is_reported_and_what_serves_is_unchanged(control, ask, ca):
     """pebble asks at the name, which nobody has, and says so."""
-    said = control.refuse(nginx_tls_subjects=["nobody.dns.podman"])
+    said = control.refuse(nginx_tls_subject_alt_names=["nobody.dns.podman"])
     assert "see that port 80 of these names reaches this host" in said, said
     assert ask(f"{URL}/health", ca=ca)["status"] == 200
 
@@ -81,7 +81,7 @@ def test_a_self_signed_one_is_trusted_by_name_and_by_address(control, host, ask,
     """By whoever is given it; Python 3.13 looks at it as strictly as can be."""
     address = host.check_output("hostname --ip-address").split()[0]
     subjects = [NAME, address]
-    control.converge(nginx_tls="self_signed", nginx_tls_subjects=subjects)
+    control.converge(nginx_tls="self_signed", nginx_tls_subject_alt_names=subjects)
     file = tmp_path / "self-signed.pem"
     file.write_text(host.check_output("cat /etc/nginx/tls/mlflow-self_signed-*/fullchain.pem"))
     for name in subjects:

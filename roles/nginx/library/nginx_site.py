@@ -358,7 +358,7 @@ class Site:
             kind = "names" if self.tls == "acme" else "names and addresses"
             raise Refused(
                 f"Wanted {kind} of this host for its certificate; found {', '.join(bad) or 'none'};"
-                " set nginx_tls_subjects."
+                " set nginx_tls_subject_alt_names."
             )
         self.subjects = {same_name(each) for each in subjects}
 
