@@ -833,6 +833,20 @@ def test_a_renewed_certificate_that_nginx_has_not_loaded_is_loaded(host):
     assert host.ensure(**ACME) == ["reload"]
 
 
+def test_a_given_certificate_is_served_until_the_acme_server_answers(host, pairs):
+    """Clients that trust it would otherwise lose it to a slip in the DNS."""
+    given = pairs("b.example")
+    host.ensure(**given)
+    host.acme_answer = 1
+    for _ in range(2):
+        with pytest.raises(nginx_site.Refused, match="Wanted a certificate for b.example"):
+            host.ensure(**ACME)
+        assert serves(host, given["certificate"])
+    host.acme_answer = 0
+    host.ensure(**ACME)
+    assert not serves(host, given["certificate"])
+
+
 @pytest.mark.parametrize("change", [{"subjects": ["c.example"]}, {"acme_url": "https://other"}])
 def test_another_name_or_server_is_another_certificate(host, change):
     host.ensure(**ACME)

@@ -449,6 +449,8 @@ class Site:
             self.pair = self.certificates / f"{self.name}-given-{digest}"
         elif self.tls == "acme" and self.read_pair(self.live):
             self.pair = self.live
+        elif self.tls == "acme" and (given := self.given_before()):
+            self.pair = given
         elif self.tls != "none":
             self.pair = self.fitting()
         self.lines = "".join(f"{self.account(**user)}\n" for user in self.params["users"])
@@ -475,6 +477,14 @@ class Site:
             check_pair(*texts)
             return Certificate(texts[0])
         return None
+
+    def given_before(self) -> Path | None:
+        """Return the given certificate that is served until the ACME server has answered."""
+        found = re.search(r"\bssl_certificate (\S+)/fullchain\.pem;", self.text() or "")
+        folder = Path(os.path.realpath(found[1])) if found else Path()
+        is_given = folder.name.startswith(f"{self.name}-given-")
+        pair = self.read_pair(folder) if is_given else None
+        return folder if pair and pair.days > 0 else None
 
     def fitting(self) -> Path | None:
         """Return the self-signed certificate that will do, of several the one that is served."""
