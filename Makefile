@@ -51,12 +51,8 @@ molecule-oidc molecule-hardening: chromium
 chromium: setup
 	@tools/apt chromium libnss3-tools
 
-# Most of a scenario is waiting, so two share the machine. Those that measure a gap have it for themselves.
-ALONE := roll rotation
 .PHONY: test
-test: check setup ## Check, then every scenario
-	@$(MAKE) --jobs=2 --output-sync=target $(patsubst %,molecule-%,$(filter-out $(ALONE),$(SCENARIOS)))
-	@$(MAKE) $(ALONE:%=molecule-%)
+test: check $(SCENARIOS:%=molecule-%) ## Check, then every scenario
 	@echo "scenarios: $(words $(SCENARIOS)) passed, 0 failed"
 
 .PHONY: test-all
