@@ -28,11 +28,16 @@ setup: venv ## Make the control environment, the container engine and the images
 venv:
 	@tools/setup
 
-.PHONY: check
+.PHONY: check lint unit
 check: venv ## Lint and unit tests, no host needed
+	@$(MAKE) --jobs=2 --output-sync=target lint unit
+
+lint:
 	ruff check .
 	ruff format --check .
 	ansible-lint
+
+unit:
 	pytest
 
 .PHONY: molecule
