@@ -212,14 +212,14 @@ def look(target: Target) -> list[Finding]:
     for function, ids, anonymous_only, user_only in PROBES:
         if target.user and anonymous_only or not target.user and user_only:
             continue
-        found, evidence = False, "nothing to ask"
+        last = (False, "nothing to ask")
         try:
-            for found, evidence in function(target):  # noqa: B007 - used after the loop
-                if found:
+            for last in function(target):
+                if last[0]:
                     break
         finally:
             target.clean_up()
-        findings.append(Finding(function.__name__, ids, bool(found), evidence))
+        findings.append(Finding(function.__name__, ids, bool(last[0]), last[1]))
     return findings
 
 

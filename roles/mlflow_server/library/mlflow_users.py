@@ -74,12 +74,15 @@ class Host:
         self.link = Path("/etc", instance, "current.sock")
         self.instance = instance
 
+    def slot(self) -> Path:
+        """Return the slot that serves."""
+        return self.link.parent / Path(os.readlink(self.link)).parent.name
+
     def serves_with_users(self) -> bool:
         """Tell whether a colour serves that asks for a name and a password."""
         if not self.link.is_symlink():
             return False
-        slot = self.link.parent / Path(os.readlink(self.link)).parent.name
-        return (slot / "mlflow_auth_config_path").exists()
+        return (self.slot() / "mlflow_auth_config_path").exists()
 
     def ask(self, method: str, path: str, login: tuple[str, str], **fields) -> tuple[int, dict]:
         """Return status and answer of a request to the server over its socket.
@@ -110,7 +113,7 @@ class Host:
 
     def set_admin(self, name: str, password: str) -> str:
         """Give the administrator a password in the database; return what was in the way."""
-        slot = self.link.parent / Path(os.readlink(self.link)).parent.name
+        slot = self.slot()
         properties = [
             line.replace("%j", slot.name)
             for line in (slot / "mlflow.service").read_text().splitlines()
