@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import sqlite3
 import sys
 
@@ -9,6 +10,7 @@ import probe
 import pytest
 from botocore.exceptions import ClientError, NoCredentialsError
 from sqlalchemy import create_engine, text
+from werkzeug.security import generate_password_hash
 
 
 @pytest.fixture
@@ -153,3 +155,24 @@ def test_the_database_of_users_is_the_one_that_the_server_is_told_of(tmp_path, m
         monkeypatch.setenv(name, value)
     assert probe.database_name(probe.users_uri()) == "a@db:5432/users"
     assert probe.database_name("postgresql+psycopg2://") == "a@db:5432/t"
+
+
+def test_whose_password_is_wrong_is_told_from_the_database(monkeypatch, tmp_path, capsys):
+    """The right one, another one, and nobody of the name; `hardening` has MLflow's own tables."""
+    uri = f"sqlite:///{tmp_path}/auth.db"
+    word = "the right password: p@ss%/'\""
+    with create_engine(uri).begin() as connection:
+        connection.execute(text("CREATE TABLE users (username, password_hash)"))
+        rows = [{"name": name, "hash": generate_password_hash(word)} for name in ("ada", "bob")]
+        connection.execute(text("INSERT INTO users VALUES (:name, :hash)"), rows)
+    monkeypatch.setattr(probe, "users_uri", lambda: uri)
+    wanted = dict.fromkeys(("ada", "eve"), word) | {"bob": "another"}
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(wanted)))
+    assert probe.main("wrong-passwords") == 0
+    assert json.loads(capsys.readouterr().out) == ["eve", "bob"]
+
+
+def test_a_database_of_users_that_is_not_there_is_told(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(probe, "users_uri", lambda: f"sqlite:///{tmp_path}/none/auth.db")
+    assert probe.main("wrong-passwords") == 2
+    assert "Wanted to log in to sqlite:///" in capsys.readouterr().err

@@ -13,11 +13,16 @@ probe.py initialise WHAT, probe.py is-empty WHAT
 probe.py administrator NAME
     Give the administrator the password on standard input, in the database of users. Make him first
     if he is not there.
+probe.py wrong-passwords
+    Of the passwords by name on standard input, in JSON, say whose is not that in the database of
+    users, as a list in JSON.
 
-Exits 0, or exits 1 and says on standard error what was wanted, what was found and what to do.
+Exits 0, or says on standard error what was wanted, what was found and what to do: exit 2 if the
+database did not let us in, else exit 1.
 """
 
 import configparser
+import json
 import os
 import re
 import shlex
@@ -115,6 +120,14 @@ S3_ACTIONS = {
 class Refusal(Exception):
     """What was wanted, what was found and what to do."""
 
+    code = 1
+
+
+class NotLetIn(Refusal):
+    """The same of a database that does not let us in."""
+
+    code = 2
+
 
 def remedy(remedies: dict[str, str], said: str, otherwise: str) -> str:
     """Return the remedy whose pattern is found in what was said."""
@@ -137,11 +150,11 @@ def users_uri() -> str:
     return settings.get("mlflow", "database_uri", fallback="")
 
 
-def refused_login(error: Exception, uri: str = "") -> Refusal:
+def refused_login(error: Exception, uri: str = "") -> NotLetIn:
     lines = [line.strip() for line in str(getattr(error, "orig", error)).splitlines()]
     said = " ".join(line for line in lines if line) or type(error).__name__
     what_to_do = remedy(LOGIN_REMEDIES, said, "mend that")
-    return Refusal(f"Wanted to log in to {database_name(uri)}; found: {said}; {what_to_do}.")
+    return NotLetIn(f"Wanted to log in to {database_name(uri)}; found: {said}; {what_to_do}.")
 
 
 def check_rights(connection, schema: Schema, place: str) -> None:
@@ -334,6 +347,24 @@ def set_administrator(name: str) -> None:
         store.create_user(name, password, is_admin=True)
 
 
+def wrong_passwords() -> None:
+    """Say who of those on standard input is not there, or has another password."""
+    from sqlalchemy import create_engine, text
+    from sqlalchemy.exc import OperationalError
+    from werkzeug.security import check_password_hash
+
+    try:
+        connection = create_engine(users_uri()).connect()
+    except OperationalError as error:
+        raise refused_login(error, users_uri()) from error
+    with connection:
+        hashes = dict(connection.execute(text("SELECT username, password_hash FROM users")).all())
+    wanted = json.load(sys.stdin).items()
+    # Nobody's password has an empty hash.
+    wrong = [name for name, word in wanted if not check_password_hash(hashes.get(name, ""), word)]
+    json.dump(wrong, sys.stdout)
+
+
 def refused_store(error: Exception, uri: str, step: str) -> Refusal:
     """Say what an artifact store refused. In S3's case its answer is in the text of the error, or
     of the one that it was raised from: MLflow and boto3 have errors of their own."""
@@ -402,12 +433,13 @@ def main(what: str, *more: str) -> int:
         "initialise": lambda: initialise(SCHEMAS[more[0]], make=True),
         "is-empty": lambda: initialise(SCHEMAS[more[0]], make=False),
         "administrator": lambda: set_administrator(*more),
+        "wrong-passwords": wrong_passwords,
     }
     try:
         checks[what]()
     except Refusal as refusal:
         print(refusal, file=sys.stderr)
-        return 1
+        return refusal.code
     return 0
 
 

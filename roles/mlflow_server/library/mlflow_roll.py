@@ -84,7 +84,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import stat
 import subprocess
 import time
@@ -92,6 +91,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.mlflow_slot import ask, probe_command
 
 COLOURS = ("blue", "green")
 # Seconds that a colour which serves is given to answer before it is replaced.
@@ -159,33 +159,11 @@ class Host:
             former: A slot whose settings a probe that compares gets on its standard input.
             more: Path of a file with environment variables that go before the slot's.
         """
-        properties = [
-            line.replace("%j", slot.name)
-            for line in (slot / "mlflow.service").read_text().splitlines()
-            if line.startswith("Environment")
-        ]
-        properties += [f"EnvironmentFile={more}"] if more else []
         settings = former / "server.env" if former else Path(os.devnull)
         # Who deleted the file by hand has nothing to compare with.
         with open(settings if settings.exists() else os.devnull) as stdin:
             return subprocess.Popen(
-                [
-                    "systemd-run",
-                    "--quiet",
-                    "--wait",
-                    "--pipe",
-                    "--collect",
-                    f"--uid={instance}",
-                    f"--gid={instance}",
-                    "--property=WorkingDirectory=~",
-                    "--property=UMask=0077",
-                    "--property=NoNewPrivileges=yes",
-                    f"--property=RuntimeMaxSec={seconds}",
-                    *(f"--property={text}" for text in properties),
-                    f"{slot}/release/bin/python",
-                    f"{slot}/probe.py",
-                    *words,
-                ],
+                probe_command(instance, slot, words, seconds, more),
                 stdin=stdin,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
@@ -199,29 +177,14 @@ class Host:
         /health is a constant, so the database is asked as well. 401 is the answer of a server that
         wants a login, which it gives only after its database answered at start.
         """
-        body = json.dumps({"max_results": 1})
-        for method, target in (
-            ("GET", "/health"),
-            ("POST", "/api/2.0/mlflow/experiments/search"),
-        ):
-            connection = http.client.HTTPConnection("localhost", timeout=5)
-            connection.sock = socket.socket(socket.AF_UNIX)
-            connection.sock.settimeout(5)
+        search = "/api/2.0/mlflow/experiments/search"
+        for words in (("GET", "/health"), ("POST", search, json.dumps({"max_results": 1}))):
             try:
-                connection.sock.connect(str(path))
-                connection.request(
-                    method,
-                    target,
-                    body if method == "POST" else None,
-                    {"Content-Type": "application/json"},
-                )
-                response = connection.getresponse()
-                if response.status not in (200, 401):
-                    return f"{target} answered {response.status}: {response.read(200)!r}"
+                status, body = ask(path, *words, timeout=5)
             except (OSError, http.client.HTTPException) as error:
-                return f"{target} did not answer: {error}"
-            finally:
-                connection.close()
+                return f"{words[1]} did not answer: {error}"
+            if status not in (200, 401):
+                return f"{words[1]} answered {status}: {body[:200]!r}"
         return ""
 
     def connections(self, path: Path) -> int:

@@ -8,7 +8,7 @@ module: mlflow_users
 short_description: The administrator, users and permissions of a tracking server with basic-auth
 description:
   - Asks the instance that serves, over its socket and by MLflow's own API, as the administrator.
-    Whether a password is the wanted one is found by logging in with it.
+    Whether a password is the wanted one is found in the database.
   - An administrator who cannot log in gets the wanted password in the database, by the release and
     with the rights of the server, so that nobody has to know the former one.
   - Users, permissions and roles that are not listed are left alone.
@@ -42,15 +42,14 @@ plan: {description: What is (to be) done., type: list, elements: str, returned: 
 """
 
 import base64
-import http.client
 import json
 import os
-import socket
 import subprocess
 from pathlib import Path
 from urllib.parse import urlencode
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.mlflow_slot import ask, probe_command
 
 TIMEOUT_SECONDS = 60
 LIST = "/api/2.0/mlflow/users/list"
@@ -90,54 +89,46 @@ class Host:
         Raises:
             OSError: It does not answer.
         """
-        connection = http.client.HTTPConnection("localhost", timeout=TIMEOUT_SECONDS)
-        connection.sock = socket.socket(socket.AF_UNIX)
-        connection.sock.settimeout(TIMEOUT_SECONDS)
         # ":" parts the two, and UTF-8 is what MLflow decodes: RFC 7617.
         words = base64.b64encode(":".join(login).encode()).decode()
-        headers = {"Authorization": f"Basic {words}", "Content-Type": "application/json"}
         body = None if method == "GET" else json.dumps(fields)
         if method == "GET" and fields:
             path = f"{path}?{urlencode(fields)}"
+        status, text = ask(self.link, method, path, body, {"Authorization": f"Basic {words}"})
         try:
-            connection.sock.connect(str(self.link))
-            connection.request(method, path, body, headers)
-            response = connection.getresponse()
-            text = response.read()
-        finally:
-            connection.close()
-        try:
-            return response.status, json.loads(text)
+            return status, json.loads(text)
         except ValueError:
-            return response.status, {"message": text.decode(errors="replace")}
+            return status, {"message": text.decode(errors="replace")}
 
-    def set_admin(self, name: str, password: str) -> str:
-        """Give the administrator a password in the database; return what was in the way."""
-        slot = self.slot()
-        properties = [
-            line.replace("%j", slot.name)
-            for line in (slot / "mlflow.service").read_text().splitlines()
-            if line.startswith("Environment")
-        ]
-        done = subprocess.run(
-            [
-                *("systemd-run", "--quiet", "--wait", "--pipe", "--collect"),
-                *(f"--uid={self.instance}", f"--gid={self.instance}"),
-                "--property=WorkingDirectory=~",
-                "--property=UMask=0077",
-                "--property=NoNewPrivileges=yes",
-                f"--property=RuntimeMaxSec={TIMEOUT_SECONDS}",
-                *(f"--property={text}" for text in properties),
-                f"{slot}/release/bin/python",
-                f"{slot}/probe.py",
-                *("administrator", name),
-            ],
-            input=password,
-            capture_output=True,
-            text=True,
-        )
-        said = (done.stderr or done.stdout).strip().replace(password, "********")
-        return said or f"exit code {done.returncode}" if done.returncode else ""
+    def wrong_passwords(self, passwords: dict[str, str]) -> list[str]:
+        """Return those of these users who are not there, or have another password, in the database.
+
+        Who logs in with it may be remembered by a worker from before.
+
+        Raises:
+            Refused: The database does not tell.
+        """
+        return json.loads(self.probe("wrong-passwords", text=json.dumps(passwords)))
+
+    def set_admin(self, name: str, password: str) -> None:
+        """Give the administrator a password in the database.
+
+        Raises:
+            Refused: It does not take it.
+        """
+        self.probe("administrator", name, text=password)
+
+    def probe(self, *words: str, text: str) -> str:
+        """Ask the probe of the slot that serves, with a text on its standard input."""
+        command = probe_command(self.instance, self.slot(), list(words), TIMEOUT_SECONDS)
+        done = subprocess.run(command, input=text, capture_output=True, text=True)
+        if done.returncode:
+            said = (done.stderr or done.stdout).strip().replace(text, "********")
+            raise Refused(
+                f"Wanted the database of the users to answer; found: "
+                f"{said or f'exit code {done.returncode}'}; mend that and run again."
+            )
+        return done.stdout
 
 
 class Users:
@@ -153,6 +144,7 @@ class Users:
         self.host, self.check = host, check
         self.login = (given["admin"], given["admin_password"])
         self.wanted = given["users"]
+        self.wrong: list[str] = []
         self.plan: list[str] = []
         self.missing: list[str] = []
         self.mighty: list[str] = []
@@ -166,7 +158,10 @@ class Users:
                 )
             self.plan.append("all users")
             return
-        if not self.is_admin():
+        compared = [user for user in self.wanted if user["update_password"] == "always"]
+        passwords = {user["name"]: user["password"] for user in compared}
+        self.wrong = self.host.wrong_passwords(passwords | dict([self.login]))
+        if self.login[0] in self.wrong or not self.is_admin():
             self.plan.append(f"password of {self.login[0]}")
             if self.check:
                 return  # nobody else can tell what the users are
@@ -185,25 +180,17 @@ class Users:
     # The administrator
 
     def is_admin(self) -> bool:
-        user = self.who_is(*self.login)
-        return user is not None and user["is_admin"]
-
-    def who_is(self, *login: str) -> dict | None:
-        """Return whom the server takes somebody for, None if it lets him not in."""
-        status, answer = self.host.ask("GET", CURRENT, login)
+        """Tell whether the server takes him for an administrator."""
+        status, answer = self.host.ask("GET", CURRENT, self.login)
         if status not in (200, 401):
             raise Refused(
-                f"Wanted the server to tell whether {login[0]} can log in; found that it "
+                f"Wanted the server to tell whether {self.login[0]} can log in; found that it "
                 f"answered {status}: {answer.get('message', answer)}; look at its journal."
             )
-        return answer["user"] if status == 200 else None
+        return status == 200 and answer["user"]["is_admin"]
 
     def reset_admin(self) -> None:
-        if in_the_way := self.host.set_admin(*self.login):
-            raise Refused(
-                f"Wanted the password of {self.login[0]} in the database of the users; found: "
-                f"{in_the_way}; mend that and run again."
-            )
+        self.host.set_admin(*self.login)
         if not self.is_admin():
             raise Refused(
                 f"Wanted {self.login[0]} to log in with the new password; found that the server "
@@ -234,10 +221,9 @@ class Users:
         name, password = wanted["name"], wanted["password"]
         if found is None:
             self.do(f"user {name}", "POST", "create", username=name, password=password)
-        elif wanted["update_password"] == "always":
-            if self.who_is(name, password) is None:
-                fields = {"username": name, "password": password}
-                self.do(f"password of {name}", "PATCH", "update-password", **fields)
+        elif name in self.wrong:
+            fields = {"username": name, "password": password}
+            self.do(f"password of {name}", "PATCH", "update-password", **fields)
         if wanted["admin"] != bool(found and found["is_admin"]):
             what = f"{name} {'an' if wanted['admin'] else 'no'} administrator"
             self.do(what, "PATCH", "update-admin", username=name, is_admin=wanted["admin"])
