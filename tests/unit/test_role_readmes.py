@@ -33,7 +33,8 @@ def test_a_stale_table_is_found_and_written_anew(tmp_path, monkeypatch):
         "argument_specs: {main: {options: {"
         "x_a: {type: str, choices: [p, q], default: '', description: [One C(a|b)., 'O(x_b).']},"
         "x_b: {type: list, elements: int, default: [1], description: B(Bold).},"
-        "x_c: {required: true, description: Text.}, x_d: {description: None.}}}}"
+        "x_c: {required: true, description: Text.}, x_d: {description: None.},"
+        "x_e: {type: list, elements: dict, description: Some., options: {y: {description: Y.}}}}}}"
     )
     monkeypatch.setattr(tool, "ROOT", tmp_path)
     with pytest.raises(SystemExit, match=r"found others in roles/x/README.md; run `tools/readme`"):
@@ -47,6 +48,8 @@ def test_a_stale_table_is_found_and_written_anew(tmp_path, monkeypatch):
         "| `x_b` | list of int | `[1]` | **Bold**. |",
         "| `x_c` | str | required | Text. |",
         "| `x_d` | str | – | None. |",
+        "| `x_e` | list of dict | – | Some. |",
+        "| `x_e[].y` | str | – | Y. |",
     ]
 
 
