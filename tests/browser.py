@@ -22,7 +22,7 @@ from urllib.parse import quote, urlsplit
 
 from playwright.sync_api import Error, sync_playwright
 
-# Nothing of the browser's own goes out.
+# Nothing of the browser's own goes out: the test hosts' machine may have no internet.
 OPTIONS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -83,6 +83,13 @@ class Visit:
         page.on("response", on_response)
 
 
+def chromium(playwright, **environment: str):
+    """Start Debian's chromium, with some environment variables."""
+    path = "/usr/bin/chromium"
+    environment = os.environ | environment
+    return playwright.chromium.launch(executable_path=path, args=OPTIONS, env=environment)
+
+
 def trust(home: Path, ca: str) -> None:
     """Have a browser with that home trust a CA, as certutil does it for a user."""
     store = home / ".pki/nssdb"
@@ -129,11 +136,7 @@ def visit(
     with tempfile.TemporaryDirectory() as home, sync_playwright() as playwright:
         if ca:
             trust(Path(home), ca)
-        browser = playwright.chromium.launch(
-            executable_path="/usr/bin/chromium",
-            args=OPTIONS,
-            env=os.environ | {"HOME": home, "NO_PROXY": "*", "no_proxy": "*"},
-        )
+        browser = chromium(playwright, HOME=home, NO_PROXY="*", no_proxy="*")
         options = {"viewport": {"width": 1280, "height": 720}}
         if user:
             options["http_credentials"] = {"username": user, "password": password}

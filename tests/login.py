@@ -11,18 +11,9 @@ import json
 import os
 import sys
 
+from browser import chromium
 from playwright.sync_api import sync_playwright
 
-# Nothing of the browser's own goes out: the test hosts' machine may have no internet.
-OPTIONS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-]
 # As MLflow's own pages do it, with the cookie of the session.
 CALL = """async ([method, path, body]) => {
     const headers = {"Content-Type": "application/json"};
@@ -61,7 +52,7 @@ def main(user, password, experiment=""):
     url = os.environ["MLFLOW_TRACKING_URI"]
     sites = []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=OPTIONS)
+        browser = chromium(playwright)
         # The provider's certificate is a private CA's.
         context = browser.new_context(ignore_https_errors=True)
         page = context.new_page()
