@@ -4,13 +4,11 @@ import itertools
 import re
 
 import pytest
-from fleet import IN_A_ROLL, ROLL, At
+from fleet import GENTLE, IN_A_ROLL, ROLL, At
 
 ROTATE = "playbooks/rotate_aws_credentials.yml"
 CLIENT = "rotation-client"
 STORES = "rotation-stores"
-# Whether a write fails is asked here, not how many there can be; the cores are for the playbooks.
-LOAD = ("--threads=2", "--pause=0.1")
 # Where a secret is lost, where one server has the new key and another has not, where the old key is
 # closed and a slot still holds it.
 BOUNDARIES = [
@@ -72,7 +70,7 @@ def minted(fleet, account, vault, tmp_path_factory):
 def test_a_rotation_killed_at_six_boundaries_is_finished(fleet, account, minted):
     """A laptop goes to sleep: whoever runs it again gets there, and no client has noticed."""
     old = carried(fleet)
-    with fleet.load(*LOAD) as counts:
+    with fleet.load(*GENTLE) as counts:
         fleet.succeed_with_kills(ROTATE, BOUNDARIES)
     assert_none_failed(counts)
     new = assert_rotated(fleet, account, old)
@@ -205,7 +203,7 @@ def test_a_client_that_cannot_be_reached_keeps_the_old_key_alive(fleet, given, g
 def test_an_idle_colour_that_is_killed_while_it_starts_changes_nothing(fleet, given, goes_on):
     """The OOM killer strikes the newcomer; the one that serves is told of nothing."""
     given()
-    with fleet.idle_colour_killed(fleet.servers[0]), fleet.load(*LOAD) as counts:
+    with fleet.idle_colour_killed(fleet.servers[0]), fleet.load(*GENTLE) as counts:
         said = fleet.refuse(ROTATE)
     assert "it ended by itself" in said, said[-5000:]
     assert counts["failed"] == 0, counts
@@ -216,13 +214,13 @@ def test_s3_that_is_down_in_the_middle_is_waited_for_by_the_next_run(fleet, acco
     old, _ = carried(fleet), given()
     down = At("start", "Rotate | Roll", 2, f"podman exec {STORES} systemctl stop nginx")
     # Without artifacts, as nobody could write them now.
-    with fleet.load(*LOAD, "--write=metric") as counts:
+    with fleet.load(*GENTLE, "--write=metric") as counts:
         said = fleet.refuse(ROTATE, at=down)
         fleet.on(STORES, "systemctl", "start", "nginx")
     assert_none_failed(counts)
     assert "could not connect" in said.lower(), said[-5000:]
     assert set(account.status().values()) == {"Active"}
-    with fleet.load(*LOAD) as counts:
+    with fleet.load(*GENTLE) as counts:
         fleet.succeed(ROTATE)
     assert_none_failed(counts)
     assert_rotated(fleet, account, old)
@@ -247,7 +245,7 @@ def test_a_disk_that_is_full_is_told_and_the_next_run_goes_on(fleet, account, gi
 def test_two_operators_at_once_get_one_rotation(fleet, account, given):
     """The second waits for the first, or is told; either way all is well in the end."""
     old, _ = carried(fleet), given()
-    with fleet.load(*LOAD) as counts:
+    with fleet.load(*GENTLE) as counts:
         fleet.succeed_together(ROTATE)
     assert_none_failed(counts)
     assert_rotated(fleet, account, old)
@@ -269,7 +267,7 @@ def test_a_rotation_killed_at_any_task_is_finished(fleet, account, given):
     """As above, at every task and from a fresh start each time."""
     for number in itertools.count(1):
         old, _ = carried(fleet), given()
-        with fleet.load(*LOAD) as counts:
+        with fleet.load(*GENTLE) as counts:
             if not fleet.killed(ROTATE, At("start", count=number)):
                 break
             fleet.succeed(ROTATE)

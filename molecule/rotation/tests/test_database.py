@@ -5,11 +5,9 @@ import re
 import uuid
 
 import pytest
-from fleet import IN_A_ROLL, ROLL, At
+from fleet import GENTLE, IN_A_ROLL, ROLL, At
 
 ROTATE = "playbooks/rotate_database_password.yml"
-# Whether a write fails is asked here, not how many there can be; the cores are for the playbooks.
-LOAD = ("--threads=2", "--pause=0.1")
 # Opens the login that comes, and at the end closes the one that leaves.
 TURN = "let its logins take turns"
 # Where both logins are open and in use, where the old one is closed and a slot still holds it.
@@ -69,7 +67,7 @@ def test_a_rotation_killed_at_six_boundaries_is_finished(fleet, account, vault):
     old = login(fleet)
     password = password_of(vault, old)
     give_password(vault, OTHER[old])
-    with fleet.load(*LOAD) as counts:
+    with fleet.load(*GENTLE) as counts:
         fleet.succeed_with_kills(ROTATE, BOUNDARIES)
     assert_none_failed(counts)
     assert_rotated(fleet, vault, old, password)
@@ -118,7 +116,7 @@ def test_an_idle_colour_that_is_killed_while_it_starts_closes_nothing(fleet, acc
     old = login(fleet)
     give_password(vault, OTHER[old])
     second = fleet.servers[1]
-    with fleet.idle_colour_killed(second), fleet.load(*LOAD) as counts:
+    with fleet.idle_colour_killed(second), fleet.load(*GENTLE) as counts:
         said = fleet.refuse(ROTATE)
     assert "it ended by itself" in said, said[-5000:]
     assert_none_failed(counts)
@@ -130,7 +128,7 @@ def test_two_operators_at_once_get_one_rotation(fleet, account, vault):
     """The second waits for the first, or is told; what the test before left is finished."""
     old = fleet.serving(fleet.servers[1])["login"]
     password = password_of(vault, old)
-    with fleet.load(*LOAD) as counts:
+    with fleet.load(*GENTLE) as counts:
         fleet.succeed_together(ROTATE)
     assert_none_failed(counts)
     assert_rotated(fleet, vault, old, password)
@@ -151,7 +149,7 @@ def test_an_administrator_from_afar_rotates_it_too(fleet, account, vault):
         "postgresql_admin_user": "master",
         "postgresql_admin_password": "of-the-master",
     }
-    with fleet.load(*LOAD) as counts:
+    with fleet.load(*GENTLE) as counts:
         fleet.succeed(ROTATE, **afar)
     assert_none_failed(counts)
     assert_rotated(fleet, vault, old, password)
@@ -164,7 +162,7 @@ def test_a_rotation_killed_at_any_task_is_finished(fleet, account, vault):
         old = login(fleet)
         password = password_of(vault, old)
         give_password(vault, OTHER[old])
-        with fleet.load(*LOAD) as counts:
+        with fleet.load(*GENTLE) as counts:
             if not fleet.killed(ROTATE, At("start", count=number)):
                 break
             if not is_rotated(fleet, old):

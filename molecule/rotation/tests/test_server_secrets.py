@@ -1,10 +1,8 @@
 """The server's own secrets change while clients write."""
 
-from fleet import IN_A_ROLL, ROLL, At
+from fleet import GENTLE, IN_A_ROLL, ROLL, At
 
 ROTATE = "playbooks/rotate_server_secrets.yml"
-# Whether a write fails is asked here, not how many there can be; the cores are for the playbooks.
-LOAD = ("--threads=2", "--pause=0.1")
 # Each run begins anew, as it gives each host another key for sessions.
 BOUNDARIES = [
     At("start", ROLL),
@@ -24,7 +22,7 @@ def slots(fleet) -> dict[str, str]:
 def test_a_rotation_killed_at_six_boundaries_is_finished(fleet, account):
     """Whoever runs it again gets there, no client has noticed, and every host has a new secret."""
     before = slots(fleet)
-    with fleet.load(*LOAD) as counts:
+    with fleet.load(*GENTLE) as counts:
         fleet.succeed_with_kills(ROTATE, BOUNDARIES)
     assert counts["failed"] == 0, counts
     assert counts["written"] > 100, counts
