@@ -219,7 +219,8 @@ def test_a_server_that_is_not_there_is_refused_but_not_in_check_mode():
                     "permissions": {"run": {"*": "READ"}},
                 }
             ],
-            "ada with the resource type run",
+            "ada with the resource type run, none of experiment/registered_model/prompt/scorer/"
+            "gateway_secret/gateway_endpoint/gateway_model_definition/mcp_server",
         ),
         (
             [
@@ -229,7 +230,7 @@ def test_a_server_that_is_not_there_is_refused_but_not_in_check_mode():
                     "permissions": {"experiment": {"a": "read"}},
                 }
             ],
-            "ada with read on a",
+            "ada with read on a, none of READ/USE/EDIT/MANAGE/DENY/NONE",
         ),
         (
             [

@@ -102,6 +102,13 @@ def test_names_are_allowed_with_and_without_the_port_and_never_all():
     assert not any("*" in entry for entry in hosts + origins)
 
 
+def test_where_there_is_tls_a_page_that_came_in_clear_is_foreign():
+    """Whoever sits on the network can make one under the server's own name."""
+    origins = value("MLFLOW_SERVER_CORS_ALLOWED_ORIGINS", mlflow_server_scheme="https").split(",")
+    assert "https://localhost:5000" in origins
+    assert not [each for each in origins if each.startswith("http:")]
+
+
 def test_both_colours_have_one_unit():
     """The roll copies it as it is: nothing in it may name a colour."""
     unit = render("mlflow.service.j2", mlflow_server_instance="mlflow-team-a")

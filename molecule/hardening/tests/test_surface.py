@@ -135,6 +135,7 @@ def test_the_same_probes_find_holes_in_an_open_old_server(control, say):
         {"Host": "evil.example"},
         {"Host": "evil.example:443"},
         {"Origin": "http://evil.example"},
+        {"Origin": "http://hardening-users"},
         {"Origin": "null"},
         {"X_Forwarded_Host": "evil.example", "Origin": "https://evil.example"},
     ],

@@ -30,13 +30,14 @@ def password_problem(password: str) -> str:
 
 
 def permission_problems(permissions: dict) -> list[str]:
-    found = [f"the resource type {kind}" for kind in permissions if kind not in RESOURCES]
+    unknown = [kind for kind in permissions if kind not in RESOURCES]
+    found = [f"the resource type {kind}, none of {'/'.join(RESOURCES)}" for kind in unknown]
     for kind, by_name in permissions.items():
         if not isinstance(by_name, dict):
             found.append(f"permissions on {kind} that are not by name")
             continue
-        unknown = {name: value for name, value in by_name.items() if value not in PERMISSIONS}
-        found += [f"{value} on {name}" for name, value in unknown.items()]
+        known = f"none of {'/'.join(PERMISSIONS)}"
+        found += [f"{v} on {name}, {known}" for name, v in by_name.items() if v not in PERMISSIONS]
     return found
 
 
