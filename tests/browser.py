@@ -90,14 +90,12 @@ def chromium(playwright, **environment: str):
     return playwright.chromium.launch(executable_path=path, args=OPTIONS, env=environment)
 
 
-def trust(home: Path, ca: str) -> None:
-    """Have a browser with that home trust a CA, as certutil does it for a user."""
+def trust(home: Path, *files: str) -> None:
+    """Have a browser with that home trust CAs, as certutil does it for a user."""
     store = home / ".pki/nssdb"
     store.mkdir(parents=True)
-    for command in (
-        ["-N", "--empty-password"],
-        ["-A", "-n", "ca-of-tests", "-t", "CP,,", "-i", ca],
-    ):
+    add = [["-A", "-n", file, "-t", "CP,,", "-i", file] for file in files]
+    for command in (["-N", "--empty-password"], *add):
         subprocess.run(["certutil", "-d", f"sql:{store}", *command], check=True)
 
 

@@ -1,17 +1,20 @@
 """Log in to MLflow as a user of the provider glewlwyd, in Debian's chromium.
 
-Usage: python tests/login.py USER PASSWORD [EXPERIMENT], with MLflow's address in
-MLFLOW_TRACKING_URI. Who is let in gets an access token, makes the experiment if one is named, and
-looks at the list of experiments. Prints as JSON which sites the browser went to, where it ended and
-what it shows there; MLflow's cookies, and whether no script of a page can read them; and, for who
-is let in, the user's name as MLflow has it and the token.
+Usage: python tests/login.py USER PASSWORD EXPERIMENT CA..., with MLflow's address in
+MLFLOW_TRACKING_URI and the files of the CAs that the browser trusts. Who is let in gets an access
+token, makes the experiment unless it is "", and looks at the list of experiments. Prints as JSON
+which sites the browser went to, where it ended and what it shows there; of MLflow's cookies whether
+no script of a page can read them, and whether they go over TLS alone; and, for who is let in, the
+user's name as MLflow has it and the token.
 """
 
 import json
 import os
 import sys
+import tempfile
+from pathlib import Path
 
-from browser import chromium
+from browser import chromium, trust
 from playwright.sync_api import sync_playwright
 
 # As MLflow's own pages do it, with the cookie of the session.
@@ -48,13 +51,13 @@ def work(page, url, experiment):
     return {"name": name, "token": token}
 
 
-def main(user, password, experiment=""):
+def main(user, password, experiment, *authorities):
     url = os.environ["MLFLOW_TRACKING_URI"]
     sites = []
-    with sync_playwright() as playwright:
-        browser = chromium(playwright)
-        # The provider's certificate is a private CA's.
-        context = browser.new_context(ignore_https_errors=True)
+    with tempfile.TemporaryDirectory() as home, sync_playwright() as playwright:
+        trust(Path(home), *authorities)
+        browser = chromium(playwright, HOME=home)
+        context = browser.new_context()
         page = context.new_page()
         page.set_default_timeout(60_000)
         page.on("framenavigated", lambda frame: sites.append("/".join(frame.url.split("/")[:3])))
@@ -64,7 +67,7 @@ def main(user, password, experiment=""):
         page.wait_for_timeout(2_000)  # the page goes on asking, so it is never idle
         found |= {"sites": sites, "url": page.url, "text": page.inner_text("body")}
         cookies = context.cookies(url)
-        found["cookies"] = {each["name"]: each["httpOnly"] for each in cookies}
+        found["cookies"] = {each["name"]: [each["httpOnly"], each["secure"]] for each in cookies}
         browser.close()
     print(json.dumps(found))
 

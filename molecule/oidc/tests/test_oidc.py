@@ -7,10 +7,11 @@ import sys
 import uuid
 
 import pytest
-from api import colour, request
+from api import colour
 from control import ROOT
+from visitor import Visitor
 
-URL = "http://127.0.0.1:5000"
+URL = "https://oidc-debian13"
 PROVIDER = "https://oidc-provider:4593"
 EXPERIMENT = uuid.uuid4().hex
 CLIENT_SECRET = "canary-client-secret"
@@ -25,14 +26,21 @@ def browsers():
 
 
 @pytest.fixture
-def browser(browsers, control):
+def visitor(host):
+    """Somebody who comes to the host over TLS, without a login."""
+    return Visitor(host.backend.name)
+
+
+@pytest.fixture
+def browser(browsers, control, certificate):
     """Return a function that logs a user in, once, and tells what the browser found."""
 
-    def log_in(user, *experiment):
+    def log_in(user, experiment=""):
         if user not in browsers:
-            command = control.inside(
-                sys.executable, str(ROOT / "tests/login.py"), user, f"canary-{user}", *experiment
-            )
+            script = str(ROOT / "tests/login.py")
+            trusted = [certificate("oidc-debian13"), certificate("oidc-provider")]
+            words = [user, f"canary-{user}", experiment, *trusted]
+            command = control.inside(sys.executable, script, *words)
             env = {"MLFLOW_TRACKING_URI": URL, "HOME": "/root", "PATH": "/usr/bin:/bin"}
             done = subprocess.run(command, env=env, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
@@ -48,12 +56,25 @@ def ada(browser):
     return browser("ada", EXPERIMENT)
 
 
-def search(control, user):
-    """Return the names of the experiments that the Python client finds with a user's token."""
+@pytest.fixture
+def login_of(certificate):
+    """Return a function that tells what the Python client of a user needs in its environment."""
+
+    def function(user):
+        login = {
+            "MLFLOW_TRACKING_USERNAME": user["name"],
+            "MLFLOW_TRACKING_PASSWORD": user["token"],
+        }
+        return login | {"MLFLOW_TRACKING_SERVER_CERT_PATH": certificate("oidc-debian13")}
+
+    return function
+
+
+def search(control, login):
+    """Return the names of the experiments that the Python client finds with a login."""
     code = "import mlflow; print([each.name for each in mlflow.search_experiments()])"
     command = control.inside(sys.executable, "-c", code)
-    env = {"MLFLOW_TRACKING_URI": URL, "HOME": "/root", "PATH": "/usr/bin:/bin"}
-    env |= {"MLFLOW_TRACKING_USERNAME": user["name"], "MLFLOW_TRACKING_PASSWORD": user["token"]}
+    env = {"MLFLOW_TRACKING_URI": URL, "HOME": "/root", "PATH": "/usr/bin:/bin"} | login
     return subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
 
 
@@ -70,22 +91,16 @@ def search(control, user):
         "/version",
     ],
 )
-def test_nobody_gets_anything_without_a_login(host, path):
-    assert request(host, path)[0] == 401
+def test_nobody_gets_anything_without_a_login(visitor, path):
+    assert visitor.status("GET", path) == 401
 
 
-def test_a_browser_is_sent_to_the_provider_and_told_to_come_back_here(host):
+def test_a_browser_is_sent_to_the_provider_and_told_to_come_back_here(visitor):
     """To the address that is registered there, whatever Host header was sent, and with PKCE."""
-    headers = host.check_output(
-        "python3 -c %s",
-        "import http.client\n"
-        "connection = http.client.HTTPConnection('127.0.0.1', 5000)\n"
-        "connection.request('GET', '/login', headers={'Host': 'evil.example'})\n"
-        "print(connection.getresponse().headers)",
-    )
-    location = re.search("location: (.*)", headers, re.IGNORECASE).group(1)
+    with visitor.request("GET", "/login", Host="evil.example") as answer:
+        location = answer.headers["Location"]
     assert location.startswith(f"{PROVIDER}/api/oidc/auth?")
-    assert "redirect_uri=http%3A%2F%2F127.0.0.1%3A5000%2Fcallback&" in location
+    assert "redirect_uri=https%3A%2F%2Foidc-debian13%2Fcallback&" in location
     assert "code_challenge_method=S256" in location
 
 
@@ -96,23 +111,26 @@ def test_a_user_of_the_group_logs_in_and_sees_the_experiments(ada):
     assert EXPERIMENT in ada["text"]
 
 
-def test_no_script_reads_the_cookie_of_a_session(ada):
-    """Else a hole in a page of MLflow's would give the session away."""
-    assert ada["cookies"] == {"mlflow": True}
+def test_nobody_but_the_server_reads_the_cookie_of_a_session(ada):
+    """No script, else a hole in a page of MLflow's would give the session away; and no network."""
+    http_only, secure = ada["cookies"]["mlflow"]
+    assert http_only and secure
 
 
-def test_a_user_of_no_group_that_is_let_in_is_refused(host, browser):
+def test_a_user_of_no_group_that_is_let_in_is_refused(browser):
     """The provider knows her, and her password is right."""
     eve = browser("eve")
     assert "not allowed" in eve["text"] and "token" not in eve
 
 
-def test_a_user_without_permission_does_not_see_anothers_experiment(ada, browser, control):
+def test_a_user_without_permission_does_not_see_anothers_experiment(
+    ada, browser, control, login_of
+):
     """Neither on the page nor with the Python client."""
     bob = browser("bob")
     assert EXPERIMENT not in bob["text"]
-    assert EXPERIMENT not in search(control, bob)
-    assert EXPERIMENT in search(control, ada)
+    assert EXPERIMENT not in search(control, login_of(bob))
+    assert EXPERIMENT in search(control, login_of(ada))
 
 
 def test_the_provider_says_who_is_administrator(ada, browser):
@@ -120,10 +138,9 @@ def test_the_provider_says_who_is_administrator(ada, browser):
     assert EXPERIMENT in browser("root")["text"]
 
 
-def test_the_python_client_works_with_a_token(ada, control):
+def test_the_python_client_works_with_a_token(ada, control, login_of):
     """Experiment, run, params, metrics, tags, artifact, autolog, registry, alias, prediction."""
-    login = {"MLFLOW_TRACKING_USERNAME": ada["name"], "MLFLOW_TRACKING_PASSWORD": ada["token"]}
-    done = control.client(ROOT / "demo/client.py", **login)
+    done = control.client(ROOT / "demo/client.py", url=URL, **login_of(ada))
     assert done.returncode == 0, done.stdout
     assert done.stdout.count("ok  ") == 8, done.stdout
 
@@ -134,6 +151,16 @@ def test_the_certificate_of_the_provider_is_checked(host):
     ask = f"{slot}/release/bin/python -c %s %s"
     assert "CERTIFICATE_VERIFY_FAILED" in host.run(ask, ASK, DISCOVERY).stderr
     host.check_output(f"SSL_CERT_FILE={slot}/ssl_cert_file {ask}", ASK, DISCOVERY)
+
+
+def test_users_are_kept_beside_the_tracking_tables(host):
+    """In a database of their own, as the owner made it; there is no file of them."""
+    psql = "runuser -u postgres -- psql --tuples-only --no-align mlflow_oidc --command=%s"
+    names = host.check_output(psql, "SELECT username FROM users ORDER BY 1").split()
+    assert "ada@example.com" in names
+    owners = "SELECT DISTINCT tableowner FROM pg_tables WHERE schemaname = 'public'"
+    assert host.check_output(psql, owners) == "mlflow_owner"
+    assert not host.file("/var/lib/mlflow/oidc.db").exists
 
 
 def test_the_secrets_are_shown_nowhere(host, ada):
