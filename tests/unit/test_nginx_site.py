@@ -715,9 +715,17 @@ def test_a_certificate_that_cannot_be_served_is_refused(host, pairs):
     remedy = "correct nginx_tls_certificate or nginx_tls_key"
     assert remedy in refusal(host, **pairs(key_of="b.example"))
     assert remedy in refusal(host, **pairs() | {"certificate": "-----BEGIN"})
-    assert remedy in refusal(host, **pairs() | {"certificate": ""})
-    assert remedy in refusal(host, **pairs() | {"key": ""})
-    assert pairs()["key"] not in refusal(host, **pairs() | {"certificate": ""})
+    assert "no nginx_tls_key; set it" in refusal(host, **pairs() | {"key": ""})
+    without = refusal(host, **pairs() | {"certificate": ""})
+    assert "no nginx_tls_certificate; set it" in without and pairs()["key"] not in without
+
+
+def test_a_certificate_for_other_names_than_clients_come_by_is_told(host, pairs):
+    """Told and not refused: a load balancer in front may come by a name of its own."""
+    wildcard = pairs("*.example.com")
+    assert host.site(**wildcard, subjects=["MLflow.example.com"]).warnings == []
+    (warning,) = host.site(**wildcard, subjects=["example.com", "a.b.example.com"]).warnings
+    assert "is for *.example.com, and not for example.com, a.b.example.com:" in warning
 
 
 def test_an_expired_certificate_is_refused_and_one_that_ends_soon_is_told(host, pairs, monkeypatch):

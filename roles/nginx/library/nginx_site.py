@@ -33,7 +33,7 @@ options:
   certificate: {description: The given one and its chain in PEM., type: str, default: ''}
   key: {description: Key of the given one in PEM., type: str, default: ''}
   subjects:
-    description: Names and addresses in a certificate that is not given.
+    description: Names and addresses in a certificate, or that a given one should have.
     type: list
     elements: str
     default: []
@@ -183,6 +183,11 @@ class Certificate:
         self.days = (self.ends - time.time()) / 86400
         self.subjects = {same_name(value) for _, value in fields.get("subjectAltName", ())}
 
+    def is_for(self, name: str) -> bool:
+        """Tell whether a client that comes by a name or an address takes it: RFC 9525."""
+        name = same_name(name)
+        return not self.subjects.isdisjoint([name, f"*.{name.partition('.')[2]}"])
+
 
 def same_name(text: str) -> str:
     """Return a name or an address in the one form of several that it may have."""
@@ -329,6 +334,12 @@ class Site:
 
     def check_given(self) -> None:
         certificate, key = self.params["certificate"], self.params["key"]
+        pair = {"nginx_tls_certificate": certificate, "nginx_tls_key": key}
+        if empty := [name for name, text in pair.items() if not text.strip()]:
+            raise Refused(
+                "Wanted a certificate in PEM and its key, as nginx_tls is given; found no "
+                f"{' and no '.join(empty)}; set it."
+            )
         try:
             check_pair(certificate, key)
             given = Certificate(certificate)
@@ -346,6 +357,13 @@ class Site:
             self.warnings.append(
                 f"nginx_tls_certificate ends on {given.date}, in {given.days:.0f} days: give a new "
                 "one soon."
+            )
+        # A load balancer may know the host by another name than clients do.
+        foreign = [name for name in self.params["subjects"] if not given.is_for(name)]
+        if foreign:
+            self.warnings.append(
+                f"nginx_tls_certificate is for {', '.join(sorted(given.subjects)) or 'no name'}, "
+                f"and not for {', '.join(foreign)}: who comes by that name refuses it."
             )
 
     def check_subjects(self) -> None:
