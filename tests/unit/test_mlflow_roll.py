@@ -615,7 +615,8 @@ def test_a_second_roll_waits_and_then_names_the_holder(world):
         roll = world.make_roll()
         with pytest.raises(RollError, match=f"process {holder.pid}.*fill green"), roll.lock():
             pass
-        assert roll.steps == [f"wait for process {holder.pid}, which rolls mlflow already"]
+        assert roll.waits == [f"wait for process {holder.pid}, which rolls mlflow already"]
+        assert roll.steps == [], "to wait is no change"
         assert 30 <= world.host.time - begun < 32
         holder.kill()
     world.roll()

@@ -329,6 +329,8 @@ class Roll:
         self.units = root / "etc/systemd/system"
         self.sockets = root / "run" / instance
         self.steps: list[str] = []
+        # That it has waited for another run is told, and no change.
+        self.waits: list[str] = []
         self.lock_file = None
 
     # Names
@@ -437,8 +439,8 @@ class Roll:
                 "it if it hangs, and run again."
             )
         waited = f"wait for process {holder['pid']}, which rolls {self.instance} already"
-        if waited not in self.steps:
-            self.steps.append(waited)
+        if waited not in self.waits:
+            self.waits.append(waited)
 
     def step(self, text: str) -> None:
         """Note a step before it is done."""
@@ -772,15 +774,15 @@ def main() -> None:
             changed=bool(reasons or roll.steps),
             colour=roll.serving(),
             reasons=reasons,
-            steps=roll.steps,
+            steps=roll.waits + roll.steps,
         )
     except RollError as error:
-        module.fail_json(msg=str(error), steps=roll.steps)
+        module.fail_json(msg=str(error), steps=roll.waits + roll.steps)
     except OSError as error:
         module.fail_json(
             msg=f"Wanted to roll {roll.instance}; found {error} at step "
             f"'{(roll.steps or ['look'])[-1]}'; mend that and run again.",
-            steps=roll.steps,
+            steps=roll.waits + roll.steps,
         )
 
 
