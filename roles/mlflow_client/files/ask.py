@@ -1,12 +1,14 @@
 """Asks the tracking server as its user's own programs will, with MLflow's client and environment.
 
-Prints JSON: what was found and what to do about it, or nothing of the two if the server answers.
+Prints JSON: what was found and what to do about it, or nothing of the two if all is well; and
+whether the server answers. One that wants a login does: who has none yet can have its address.
 """
 
 import json
 import os
 import re
 
+LOGIN = r"error code 401\b"
 # What MLflow's client says when it fails, what that means and what to do, the most telling first.
 FAILURES = [
     (
@@ -16,7 +18,7 @@ FAILURES = [
         "MLFLOW_SERVER_ALLOWED_HOSTS of a server made otherwise), or use one of those",
     ),
     (
-        r"error code 401\b",
+        LOGIN,
         "that the server wants a name and a password (401)",
         "let the user put theirs into ~/.mlflow/credentials: a section [mlflow] with "
         "mlflow_tracking_username and mlflow_tracking_password",
@@ -80,12 +82,14 @@ def main():
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
 
-    found = remedy = ""
+    said = found = remedy = ""
     try:
         MlflowClient().search_experiments(max_results=1)
     except MlflowException as error:
-        found, remedy = explain(str(error))
-    print(json.dumps({"found": found, "remedy": remedy}))
+        said = str(error)
+        found, remedy = explain(said)
+    answers = not said or bool(re.search(LOGIN, said))
+    print(json.dumps({"answers": answers, "found": found, "remedy": remedy}))
 
 
 if __name__ == "__main__":
