@@ -79,8 +79,8 @@ bench: setup ## Measure a claim: make bench NAME=provision
 	@$(HOSTS) python bench/$(NAME).py $(ARGS)
 
 .PHONY: lock lock-control
-lock: venv ## Lock the packages of another MLflow: make lock MLFLOW_VERSION=3.17.2
-	tools/lock $(MLFLOW_VERSION)
+lock: venv ## Lock the packages of another MLflow: make lock MLFLOW_VERSION=3.17.2 [ARGS=--oidc]
+	tools/lock $(MLFLOW_VERSION) $(ARGS)
 
 lock-control: venv ## Lock the control environment anew, after a change of requirements/control.in
 	.cache/uv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.12 \
