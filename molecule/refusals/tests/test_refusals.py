@@ -228,7 +228,7 @@ def start(control, tmp_path):
     )
 
     def function(*options, command=()):
-        control.podman("rm", "--force", "--ignore", name)
+        control.podman("rm", "--force", "--ignore", "--time=0", name)
         control.podman(
             "run",
             "--detach",
@@ -241,7 +241,7 @@ def start(control, tmp_path):
         return Control(str(path), name)
 
     yield function
-    control.podman("rm", "--force", "--ignore", name)
+    control.podman("rm", "--force", "--ignore", "--time=0", name)
 
 
 def test_a_host_without_systemd_is_refused(start):
