@@ -40,8 +40,8 @@ def test_plain_http_has_one_port():
     ("address", "port", "found"),
     [
         ("0.0.0.0", 80, ["0.0.0.0:5000 ssl", "0.0.0.0:80"]),
-        ("::", 80, ["0.0.0.0:5000 ssl", "[::]:5000 ssl", "0.0.0.0:80", "[::]:80"]),
-        ("::", 0, ["0.0.0.0:5000 ssl", "[::]:5000 ssl"]),
+        ("::", 80, ["[::]:5000 ssl ipv6only=off", "[::]:80 ipv6only=off"]),
+        ("::", 0, ["[::]:5000 ssl ipv6only=off"]),
     ],
 )
 def test_plain_http_is_redirected_from_a_port_of_its_own(address, port, found):

@@ -77,19 +77,6 @@ def test_plain_http_is_redirected_with_its_method(ask, asked, answered):
     assert (said["status"], said["headers"]["Location"]) == (308, answered + path)
 
 
-def test_another_site_listens_on_the_same_ports(host):
-    """On all of IPv4 and IPv6, as this one does: what a socket is told it can be told but once."""
-    tls = host.check_output("echo /etc/nginx/tls/*")
-    site = "server { listen 443 ssl; listen [::]:443 ssl; listen 80; listen [::]:80; "
-    site += f"ssl_certificate {tls}/fullchain.pem; ssl_certificate_key {tls}/privkey.pem; }}"
-    host.check_output("echo %s > /etc/nginx/conf.d/other.conf", site)
-    try:
-        host.check_output("nginx -t")
-        assert {"0.0.0.0:443", "[::]:443"} <= set(host.check_output("ss -tlnH").split())
-    finally:
-        host.check_output("rm /etc/nginx/conf.d/other.conf")
-
-
 def test_who_still_says_http_can_log(control, run_logged, ca):
     done = control.client(run_logged, "http://hardening-tls", MLFLOW_TRACKING_SERVER_CERT_PATH=ca)
     assert done.returncode == 0, done.stdout
