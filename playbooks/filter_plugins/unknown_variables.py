@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,17 +11,21 @@ import yaml
 from ansible.utils.display import Display
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
+# Others may lie beside them.
+OURS = ("aws_credentials", "mlflow_client", "mlflow_server", "mlflow_venv")
 # Of a role whose name somebody else's role may have, too, only what is nearly ours is told.
 SHARED = ("debian_packages", "firewall", "nginx", "postgresql")
 
 
 @functools.cache
 def known_variables(role: str) -> frozenset[str]:
-    """Return what an operator may set of a role, and what its tasks register."""
+    """Return what an operator may set of a role, and what its tasks set or register."""
     specs = yaml.safe_load((ROLES / role / "meta/argument_specs.yml").read_text())
-    tasks = "".join(path.read_text() for path in (ROLES / role / "tasks").glob("*.yml"))
-    registered = re.findall(r"(?m)^\s*register: (\w+)", tasks)
-    return frozenset(specs["argument_specs"]["main"]["options"]) | set(registered)
+    known = set(specs["argument_specs"]["main"]["options"])
+    for path in (ROLES / role / "tasks").glob("*.yml"):
+        for task in yaml.safe_load(path.read_text()):
+            known |= {task.get("register", "")} | set(task.get("ansible.builtin.set_fact", {}))
+    return frozenset(known)
 
 
 def unknown_variables(names: Iterable[str]) -> list[str]:
@@ -32,15 +35,15 @@ def unknown_variables(names: Iterable[str]) -> list[str]:
     returned but warned of.
     """
     names, found = set(names), []
-    for role in sorted(path.name for path in ROLES.iterdir()):
+    for role in OURS + SHARED:
         known = known_variables(role)
         for name in sorted(name for name in names - known if name.startswith(f"{role}_")):
             meant = get_close_matches(name, known, 1, 0.85)
-            if role not in SHARED:
+            if role in OURS:
                 found.append(f"{name} ({meant[0]}?)" if meant else name)
             elif meant:
                 Display().warning(
-                    f"Nobody heeds {name}: the role {role} of mlflow-ansible knows {meant[0]}."
+                    f"mlflow-ansible does not heed {name}: if {meant[0]} is meant, correct it."
                 )
     return found
 

@@ -21,7 +21,7 @@ FAILURES = [
         LOGIN,
         "that the server wants a name and a password (401)",
         "let the user put theirs into ~/.mlflow/credentials: a section [mlflow] with "
-        "mlflow_tracking_username and mlflow_tracking_password",
+        "mlflow_tracking_username and mlflow_tracking_password, or correct what is there",
     ),
     (
         r"error code 403\b",

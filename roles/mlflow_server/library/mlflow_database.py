@@ -30,6 +30,10 @@ options:
     description: How libpq finds the database and who logs in, C(PGHOST), C(PGUSER) and so on.
     type: dict
     required: true
+  may_be_made:
+    description: A run makes database and roles before this, which check mode does not.
+    type: bool
+    default: false
   password:
     description: The owner's password.
     type: str
@@ -103,16 +107,17 @@ def main() -> None:
             "environment": {"type": "dict", "required": True},
             "password": {"type": "str", "required": True, "no_log": True},
             "ca": {"type": "str", "default": ""},
+            "may_be_made": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )
     given = module.params
+    may_be_made = given.pop("may_be_made")
     if module.check_mode and not os.path.exists(f"{given['release']}/bin/python"):
         module.exit_json(changed=True)  # nothing can ask the database before there is a release
     code, said, error = run(**given, check=module.check_mode)
-    if module.check_mode and code == NOT_LET_IN:
-        # Perhaps a run makes the database, or its roles, just before it gets here.
-        module.warn(f"{error} A run would not go on like this, unless it makes the database.")
+    if module.check_mode and code == NOT_LET_IN and may_be_made:
+        module.warn(f"{error} A run would go on if it has made the database until then.")
         module.exit_json(changed=True)
     if code:
         module.fail_json(msg=f"{error or f'Python exited {code}.'} Nothing has changed.")

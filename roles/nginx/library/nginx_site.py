@@ -186,15 +186,16 @@ class Certificate:
     def is_for(self, name: str) -> bool:
         """Tell whether a client that comes by a name or an address takes it: RFC 9525."""
         name = same_name(name)
-        return not self.subjects.isdisjoint([name, f"*.{name.partition('.')[2]}"])
+        wildcard = [] if is_address(name) else [f"*.{name.partition('.')[2]}"]
+        return not self.subjects.isdisjoint([name, *wildcard])
 
 
 def same_name(text: str) -> str:
     """Return a name or an address in the one form of several that it may have."""
     try:
-        return str(ipaddress.ip_address(text.strip()))
+        return str(ipaddress.ip_address(text.strip().removeprefix("[").removesuffix("]")))
     except ValueError:
-        return text.lower()
+        return text.lower().removesuffix(".")
 
 
 def is_address(text: str) -> bool:
