@@ -142,6 +142,7 @@ def test_the_administrators_password_rotates_by_one_command(control, host, visit
     assert host.check_output(main) == before
     code, said = control.playbook(**rotate)
     assert code == 0 and "changed=1" in said.rpartition("PLAY RECAP")[2], said
+    assert visitor.as_(*ADMIN).whoami(), said
 
 
 def test_users_are_not_among_the_tracking_tables(host):
