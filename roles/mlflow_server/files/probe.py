@@ -157,6 +157,17 @@ def refused_login(error: Exception, uri: str = "") -> NotLetIn:
     return NotLetIn(f"Wanted to log in to {database_name(uri)}; found: {said}; {what_to_do}.")
 
 
+def connect(uri: str):
+    """Return a connection to a database; raise NotLetIn if it does not let us in."""
+    from sqlalchemy import create_engine
+    from sqlalchemy.exc import OperationalError
+
+    try:
+        return create_engine(uri).connect()
+    except OperationalError as error:
+        raise refused_login(error, uri) from error
+
+
 def check_rights(connection, schema: Schema, place: str) -> None:
     """Refuse a role without a right that MLflow needs, on PostgreSQL."""
     from sqlalchemy import text
@@ -272,14 +283,8 @@ def check_schema(uri: str, schema: Schema, artifact_root: bool = False) -> None:
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
         return
     from alembic.migration import MigrationContext
-    from sqlalchemy import create_engine
-    from sqlalchemy.exc import OperationalError
 
-    try:
-        connection = create_engine(uri).connect()
-    except OperationalError as error:
-        raise refused_login(error, uri) from error
-    with connection:
+    with connect(uri) as connection:
         if uri.startswith("postgresql"):
             check_rights(connection, schema, database_name(uri))
         options = {"version_table": schema.version_table}
@@ -349,15 +354,10 @@ def set_administrator(name: str) -> None:
 
 def wrong_passwords() -> None:
     """Say who of those on standard input is not there, or has another password."""
-    from sqlalchemy import create_engine, text
-    from sqlalchemy.exc import OperationalError
+    from sqlalchemy import text
     from werkzeug.security import check_password_hash
 
-    try:
-        connection = create_engine(users_uri()).connect()
-    except OperationalError as error:
-        raise refused_login(error, users_uri()) from error
-    with connection:
+    with connect(users_uri()) as connection:
         hashes = dict(connection.execute(text("SELECT username, password_hash FROM users")).all())
     wanted = json.load(sys.stdin).items()
     # Nobody's password has an empty hash.
