@@ -31,9 +31,39 @@ def nothing_changes(host):
             id="a value outside its choices",
         ),
         pytest.param(
-            {"mlflow_server_instance": "MLflow!"},
-            ["Wanted an instance name", "found mlflow_server_instance: MLflow!"],
-            id="an instance name that no unit can have",
+            {
+                "mlflow_server_instance": "MLflow!",
+                "mlflow_server_public_names": ["*"],
+                "mlflow_server_port": 70000,
+                "mlflow_server_backend_store_uri": "sqlite:////srv/mlflow.db",
+                "mlflow_server_environment": {"A KEY": "x"},
+                "mlflow_server_secret_environment": {"A_KEY": "example-change-me"},
+            },
+            [
+                "Wanted an instance name",
+                "found mlflow_server_instance: MLflow!",
+                "Wanted a list of plain names in mlflow_server_public_names",
+                "Wanted a port from 1 to 65535",
+                "found mlflow_server_port: 70000",
+                "Wanted the sqlite database",
+                "found /srv/mlflow.db",
+                "Wanted names of environment variables",
+                "A KEY",
+                "Wanted secrets of your own",
+                "vault.yml.example",
+            ],
+            id="all that is wrong with the settings, at once",
+        ),
+        pytest.param(
+            {
+                "mlflow_server_public_names": "mlflow.example.com",
+                "mlflow_server_backend_store_uri": "postgresql://user:secret@db/mlflow",
+            },
+            [
+                "Wanted a list of plain names in mlflow_server_public_names",
+                "Wanted postgresql+psycopg2:// in mlflow_server_backend_store_uri",
+            ],
+            id="a name where a list belongs, a database URI without the driver that is installed",
         ),
         pytest.param(
             {"mlflow_server_listen_address": "0.0.0.0"},
@@ -63,61 +93,29 @@ def nothing_changes(host):
             id="a login of which the provider is not known",
         ),
         pytest.param(
-            {"mlflow_server_public_names": ["*"]},
-            ["Wanted a list of plain names in mlflow_server_public_names", "*"],
-            id="a wildcard among the names",
-        ),
-        pytest.param(
-            {"mlflow_server_backend_store_uri": "sqlite:////srv/mlflow.db"},
-            ["Wanted the sqlite database", "/var/lib/mlflow", "found /srv/mlflow.db"],
-            id="a database where the service may not write",
-        ),
-        pytest.param(
-            {"mlflow_server_secret_environment": {"A_KEY": "example-change-me"}},
-            ["Wanted secrets of your own", "A_KEY", "vault.yml.example"],
-            id="a secret that still is the example's",
-        ),
-        pytest.param(
-            {"mlflow_server_public_names": "mlflow.example.com"},
-            ["Wanted a list of plain names in mlflow_server_public_names"],
-            id="a name where a list belongs",
-        ),
-        pytest.param(
-            {"mlflow_server_port": 70000},
-            ["Wanted a port from 1 to 65535", "found mlflow_server_port: 70000"],
-            id="a port that there is none of",
-        ),
-        pytest.param(
-            {"mlflow_server_wrokers": 2},
+            # Another role nginx may have a variable of that name, so it is only told.
+            {
+                "mlflow_server_wrokers": 2,
+                "nginx_alowed_networks": ["10.0.0.0/8"],
+                "mlflow_venv_verson": "3.17.2",
+            },
             [
                 "Wanted variables that our roles know",
                 "mlflow_server_wrokers (mlflow_server_workers?)",
-            ],
-            id="a variable with a slip of the pen",
-        ),
-        pytest.param(
-            # Another role nginx may have a variable of that name, so it is only told.
-            {"nginx_alowed_networks": ["10.0.0.0/8"], "mlflow_venv_verson": "3.17.2"},
-            [
-                "if nginx_allowed_networks is meant",
                 "mlflow_venv_verson (",
+                "if nginx_allowed_networks is meant",
             ],
-            id="variables of other roles with a slip of the pen",
+            id="variables with a slip of the pen",
         ),
         pytest.param(
-            {"mlflow_server_backend_store_uri": "postgresql://user:secret@db/mlflow"},
-            ["Wanted postgresql+psycopg2:// in mlflow_server_backend_store_uri"],
-            id="a database URI without the driver that is installed",
-        ),
-        pytest.param(
-            {"mlflow_server_data_directory": "/usr"},
-            ["/usr, root's and not empty", "choose another"],
-            id="a data directory that is everybody's",
-        ),
-        pytest.param(
-            {"mlflow_server_environment": {"A KEY": "x"}},
-            ["Wanted names of environment variables", "A KEY"],
-            id="a variable that systemd would drop",
+            {"mlflow_server_data_directory": "/usr", "mlflow_server_workers": 5000},
+            [
+                "/usr, root's and not empty",
+                "choose another",
+                "MB of memory for 5000 workers",
+                "mlflow_server_roll: stop_start",
+            ],
+            id="a data directory that is everybody's, too little memory",
         ),
         pytest.param(
             {
@@ -128,11 +126,6 @@ def nothing_changes(host):
             },
             ["mlflow_server_database_name, mlflow_server_database_ca instead"],
             id="a setting of the database that nobody would heed",
-        ),
-        pytest.param(
-            {"mlflow_server_workers": 5000},
-            ["MB of memory for 5000 workers", "mlflow_server_roll: stop_start"],
-            id="too little memory",
         ),
         pytest.param(
             {"mlflow_venv_version": "9.9.9"},
