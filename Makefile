@@ -69,8 +69,8 @@ test: check ## Check, then every scenario, two at a time: a test waits half of i
 	@echo "scenarios: $(words $(SCENARIOS)) passed, 0 failed"
 
 .PHONY: test-all
-test-all: export KILL_AT_EVERY_TASK := 1
-test-all: test ## All tests, and rotations killed at every task: hours
+test-all: export TEST_ALL := 1
+test-all: test ## All tests: rolls killed at every step, rotations at every task: hours
 
 .PHONY: demo demo-down screenshot
 demo: setup ## Make a throwaway host a tracking server and drive it with the MLflow client

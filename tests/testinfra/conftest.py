@@ -34,12 +34,18 @@ def pytest_generate_tests(metafunc):
         metafunc.parametrize("host", names, indirect=True, scope="session")
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "long: `make test` leaves it to `make test-all`")
+
+
 def pytest_collection_modifyitems(config, items):
-    """Leave out the tests of a group of which the scenario has no host."""
-    absent = [i for i in items if "host" in i.fixturenames and not hosts_for(i.module)]
-    if absent:
-        config.hook.pytest_deselected(items=absent)
-        items[:] = [item for item in items if item not in absent]
+    """Leave out the tests of a group of which the scenario has no host, and long ones."""
+    out = [i for i in items if "host" in i.fixturenames and not hosts_for(i.module)]
+    if not os.environ.get("TEST_ALL"):
+        out += [item for item in items if item.get_closest_marker("long") and item not in out]
+    if out:
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if item not in out]
 
 
 @pytest.fixture(scope="session")

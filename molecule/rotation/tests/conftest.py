@@ -10,19 +10,6 @@ from fleet import Fleet
 from iam import iam
 from testinfra.utils.ansible_runner import AnsibleRunner
 
-KEEP_EVERY_TASK = bool(os.environ.get("KILL_AT_EVERY_TASK"))
-
-
-def pytest_configure(config):
-    config.addinivalue_line("markers", "every_task: kills at every task; `make test-all` runs it")
-
-
-def pytest_collection_modifyitems(config, items):
-    """Leave out what takes an hour, unless it is asked for."""
-    long = [] if KEEP_EVERY_TASK else [i for i in items if i.get_closest_marker("every_task")]
-    config.hook.pytest_deselected(items=long)
-    items[:] = [item for item in items if item not in long]
-
 
 class Vault:
     """The operator's secrets, as the inventory reads them.

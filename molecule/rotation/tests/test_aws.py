@@ -262,7 +262,7 @@ def test_a_store_without_iam_is_told_which_key_to_revoke(fleet, account, vault, 
     assert account.status() == {old: "Active", new: "Active"}
 
 
-@pytest.mark.every_task
+@pytest.mark.long
 def test_a_rotation_killed_at_any_task_is_finished(fleet, account, given):
     """As above, at every task and from a fresh start each time."""
     for number in itertools.count(1):

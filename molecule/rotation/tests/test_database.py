@@ -155,7 +155,7 @@ def test_an_administrator_from_afar_rotates_it_too(fleet, account, vault):
     assert_rotated(fleet, vault, old, password)
 
 
-@pytest.mark.every_task
+@pytest.mark.long
 def test_a_rotation_killed_at_any_task_is_finished(fleet, account, vault):
     """As above, at every task and from a fresh start each time."""
     for number in itertools.count(1):
