@@ -67,7 +67,7 @@ class At:
 
 
 # A load that asks whether a write fails, not how many there can be: the cores are for playbooks.
-GENTLE = ("--threads=2", "--pause=0.2")
+GENTLE = ("--threads=2", "--pause=0.5")
 # Of a server, in all playbooks.
 ROLL = "Rotate | Roll"
 # What runs on the host goes on without the control process.
