@@ -48,10 +48,11 @@ def probe_command(
         seconds: It is ended after these.
         more: Path of a file with environment variables that go before the slot's.
     """
+    # Not the server's folder for temporary files, which each of its starts empties.
     properties = [
         line.replace("%j", slot.name)
         for line in (slot / "mlflow.service").read_text().splitlines()
-        if line.startswith("Environment")
+        if line.startswith("Environment") and not line.startswith("Environment=TMPDIR=")
     ]
     properties += [f"EnvironmentFile={more}"] if more else []
     return [
@@ -59,6 +60,7 @@ def probe_command(
         *(f"--uid={instance}", f"--gid={instance}"),
         "--property=WorkingDirectory=~",
         "--property=UMask=0077",
+        "--property=PrivateTmp=yes",
         "--property=NoNewPrivileges=yes",
         f"--property=RuntimeMaxSec={seconds}",
         *(f"--property={text}" for text in properties),
