@@ -48,20 +48,18 @@ unit:
 .PHONY: molecule
 molecule: molecule-$(SCENARIO) ## One scenario on test hosts: make molecule SCENARIO=default
 
+# A browser logs in there. Not a prerequisite, for which make would put them last.
+BROWSER := chromium libnss3-tools
+molecule-oidc molecule-hardening: PACKAGES := $(BROWSER)
+
 # What molecule remembers of a run that was killed would have it leave out `create`.
 molecule-%: setup
 	@{ echo "==> Scenario $*"; \
+	tools/apt $(PACKAGES); \
 	$(HOSTS) sh -c 'rm -rf .cache/ansible/tmp/molecule.*.$*'; \
 	$(MOLECULE) test --scenario-name $* \
 	    || { echo "==> Scenario $* failed after $$SECONDS s"; exit 1; }; \
 	echo "==> Scenario $* passed in $$SECONDS s"; } 2>&1 | sed --unbuffered 's/^/[$*] /'
-
-# A browser logs in there.
-molecule-oidc molecule-hardening: chromium
-
-.PHONY: chromium
-chromium: setup
-	@tools/apt chromium libnss3-tools
 
 .PHONY: test
 test: check ## Check, then every scenario, two at a time: a test waits half of its time
@@ -79,7 +77,8 @@ demo: setup ## Make a throwaway host a tracking server and drive it with the MLf
 demo-down: ## Remove the host of the demo
 	@$(HOSTS) python3 demo/run down
 
-screenshot: setup chromium ## Take docs/ui.png of the demo's host, in Debian's chromium
+screenshot: setup ## Take docs/ui.png of the demo's host, in Debian's chromium
+	@tools/apt $(BROWSER)
 	@$(HOSTS) demo/run screenshot
 
 .PHONY: bench
