@@ -161,7 +161,10 @@ def test_a_roll_killed_in_the_middle_is_finished_by_the_next(control, host, sabo
     assert_settled(host)
 
 
-@pytest.mark.parametrize(("call", "when"), [("enable*", "after"), ("disable*", "before")])
+@pytest.mark.parametrize(
+    ("call", "when"),
+    [pytest.param("enable*", "after", marks=pytest.mark.long), ("disable*", "before")],
+)
 def test_a_reboot_in_the_middle_brings_back_what_served(control, host, sabotage, call, when):
     """Both colours are enabled at these two points; the link alone says who serves."""
     variables, value = a_change()
@@ -193,8 +196,11 @@ def settled(control):
     "drift",
     [
         "echo TEST_CHANGE=by-hand >> /etc/mlflow/{colour}/server.env",
-        "chmod 0644 /etc/mlflow/{colour}/server.env",
-        "sed -i s/Restart=always/Restart=no/ /etc/systemd/system/mlflow-{colour}.service",
+        pytest.param("chmod 0644 /etc/mlflow/{colour}/server.env", marks=pytest.mark.long),
+        pytest.param(
+            "sed -i s/Restart=always/Restart=no/ /etc/systemd/system/mlflow-{colour}.service",
+            marks=pytest.mark.long,
+        ),
         "systemctl stop mlflow-{colour}",
     ],
 )

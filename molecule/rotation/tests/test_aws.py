@@ -78,6 +78,7 @@ def test_a_rotation_killed_at_six_boundaries_is_finished(fleet, account, minted)
     assert account.keys()[new].secret_access_key not in minted.read_text()
 
 
+@pytest.mark.long
 def test_the_old_key_waits_for_its_soak(fleet, account, minted):
     """Somebody else may have used it: inactive it can be brought back, deleted it cannot."""
     before, key = account.status(), carried(fleet)
@@ -252,6 +253,7 @@ def test_two_operators_at_once_get_one_rotation(fleet, account, given):
     assert max(fleet.old_key_last_seen(host, old) for host in fleet.servers) < 60
 
 
+@pytest.mark.long
 def test_a_store_without_iam_is_told_which_key_to_revoke(fleet, account, vault, given):
     """MinIO, Ceph and the like: the hosts change, and the old key is for the operator to close."""
     old, new = carried(fleet), given()
