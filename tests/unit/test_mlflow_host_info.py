@@ -2,7 +2,6 @@
 
 import os
 import pwd
-import sqlite3
 import subprocess
 import time
 import types
@@ -146,26 +145,3 @@ def test_the_disk_is_that_of_the_nearest_folder_that_is_there(tmp_path):
         str(tmp_path)
     )
     assert mlflow_host_info.disk_mb(str(tmp_path)) > 0
-
-
-@pytest.mark.parametrize(("wanted", "hidden"), [("", 2), ("sqlite:////srv/other.db", 2), (None, 0)])
-def test_runs_that_another_database_would_hide_are_counted(tmp_path, wanted, hidden):
-    """A team begins on sqlite, and one day gives the server a PostgreSQL: where are the runs?"""
-    file = tmp_path / "a b.db"
-    with sqlite3.connect(file) as connection:
-        connection.execute("CREATE TABLE runs (run_uuid)")
-        connection.executemany("INSERT INTO runs VALUES (?)", [("one",), ("two",)])
-    serving, before = f"sqlite:///{file}", os.listdir(tmp_path)
-    wanted = serving if wanted is None else wanted
-    assert mlflow_host_info.runs_out_of_sight(serving, wanted) == hidden
-    assert os.listdir(tmp_path) == before, "a file of root's would keep the server from writing"
-
-
-@pytest.mark.parametrize("serving", ["", "postgresql+psycopg2://", "sqlite:////nowhere/mlflow.db"])
-def test_without_a_sqlite_database_there_is_nothing_to_hide(serving):
-    assert mlflow_host_info.runs_out_of_sight(serving, "") == 0
-
-
-def test_a_sqlite_database_without_tables_hides_nothing(tmp_path):
-    (tmp_path / "mlflow.db").touch()
-    assert mlflow_host_info.runs_out_of_sight(f"sqlite:///{tmp_path}/mlflow.db", "") == 0

@@ -22,12 +22,6 @@ options:
     description: Its folder in C(/etc), which nobody but root may own.
     type: path
     required: true
-  sqlite:
-    description: >-
-      URI of the tracking database that is wanted, empty if it is of another kind. A warning tells
-      of runs in the sqlite database that serves, which with another one nobody would see.
-    type: str
-    required: true
 author: mlflow-ansible
 """
 
@@ -37,7 +31,6 @@ EXAMPLES = r"""
     user: mlflow
     home: /var/lib/mlflow
     config: /etc/mlflow
-    sqlite: sqlite:////var/lib/mlflow/mlflow.db
   register: mlflow_server_look
 """
 
@@ -77,7 +70,6 @@ import os
 import pwd
 import re
 import shlex
-import sqlite3
 import subprocess
 import time
 from pathlib import Path
@@ -128,38 +120,21 @@ def foreign(user: str, home: str, root_folders: list[str]) -> list[str]:
     return found
 
 
-def settings(file: Path) -> dict:
-    """Return the variables of an environment file, none if it cannot be read.
-
-    That is for a roll to refuse, and its lines are nobody's to see.
-    """
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        return dict(word.split("=", 1) for word in shlex.split(file.read_text(), comments=True))
-    return {}
-
-
-def runs_out_of_sight(serving: str, wanted: str) -> int:
-    """Return how many runs the sqlite database that serves has, if another one is wanted."""
-    path = serving.removeprefix("sqlite:///")
-    if path == serving or serving == wanted or not os.path.exists(path):
-        return 0
-    # Without a lock and without a file of root's beside it, so the number may be a moment old.
-    with contextlib.suppress(sqlite3.Error):
-        uri = f"{Path(path).as_uri()}?mode=ro&immutable=1"
-        with contextlib.closing(sqlite3.connect(uri, uri=True)) as connection:
-            return connection.execute("SELECT count(*) FROM runs").fetchone()[0]
-    return 0
-
-
 def slot(folder: Path) -> dict:
-    """Return which key and login a slot has, and since when each of its files has its text."""
+    """Return which key and login a slot has, and since when each of its files has its text.
+
+    What cannot be read has none: it is for a roll to refuse, and its lines are nobody's to see.
+    """
     files = {path.name: path.lstat().st_mtime for path in folder.iterdir() if path.is_file()}
-    key = configparser.RawConfigParser()
+    key, login = configparser.RawConfigParser(), {}
     with contextlib.suppress(configparser.Error, ValueError):
         key.read(folder / "aws_shared_credentials_file")
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        words = shlex.split((folder / "database.env").read_text(), comments=True)
+        login = dict(word.split("=", 1) for word in words)
     return {
         "access_key_id": key.get("default", "aws_access_key_id", fallback=""),
-        "login": settings(folder / "database.env").get("PGUSER", ""),
+        "login": login.get("PGUSER", ""),
         "files": files,
     }
 
@@ -225,20 +200,11 @@ def main() -> None:
             "user": {"type": "str", "required": True},
             "home": {"type": "path", "required": True},
             "config": {"type": "path", "required": True},
-            "sqlite": {"type": "str", "required": True},
         },
         supports_check_mode=True,
     )
     user, home = module.params["user"], module.params["home"]
     config = Path(module.params["config"])
-    found = serving(user, config)
-    backend = settings(config / found["serving"] / "server.env").get("MLFLOW_BACKEND_STORE_URI", "")
-    if hidden := runs_out_of_sight(backend, module.params["sqlite"]):
-        module.warn(
-            f"Clients will no longer see the {hidden} runs in {backend}, as another tracking "
-            "database is wanted; they stay in that file. To have them seen, take "
-            "mlflow_server_database_host or mlflow_server_backend_store_uri back."
-        )
     root_folders = [config, *(config / name for name in ("wanted", "blue", "green"))]
     module.exit_json(
         # The test that sd_booted(3) documents.
@@ -258,7 +224,7 @@ def main() -> None:
             ]
         ),
         foreign=foreign(user, home, [str(folder) for folder in root_folders]),
-        **found,
+        **serving(user, config),
     )
 
 
