@@ -6,6 +6,8 @@ VENV := .venv/bin
 export PATH := $(CURDIR)/$(VENV):$(PATH)
 # Ansible's many short processes else read their sources again each time, a second of every playbook.
 unexport PYTHONDONTWRITEBYTECODE
+# Line by line, though `sed` says whose each is.
+export PYTHONUNBUFFERED := 1
 # Plain lines, also for pytest inside of molecule.
 export MOLECULE_COMMAND_BORDERS := false
 ifndef MAKE_TERMOUT
@@ -55,9 +57,9 @@ molecule-oidc molecule-hardening: PACKAGES := $(BROWSER)
 # What molecule remembers of a run that was killed would have it leave out `create`.
 molecule-%: setup
 	@{ echo "==> Scenario $*"; \
-	tools/apt $(PACKAGES); \
-	$(HOSTS) sh -c 'rm -rf .cache/ansible/tmp/molecule.*.$*'; \
-	$(MOLECULE) test --scenario-name $* \
+	tools/apt $(PACKAGES) \
+	    && $(HOSTS) sh -c 'rm -rf .cache/ansible/tmp/molecule.*.$*' \
+	    && $(MOLECULE) test --scenario-name $* \
 	    || { echo "==> Scenario $* failed after $$SECONDS s"; exit 1; }; \
 	echo "==> Scenario $* passed in $$SECONDS s"; } 2>&1 | sed --unbuffered 's/^/[$*] /'
 

@@ -66,7 +66,8 @@ class At:
         }
 
 
-# A load that asks whether a write fails, not how many there can be: the cores are for playbooks.
+# A load that asks whether a write fails, not how many there can be: the cores are for playbooks. It
+# sees gaps of half a second; bench/rotation has the load that sees all.
 GENTLE = ("--threads=2", "--pause=0.5")
 # Of a server, in all playbooks.
 ROLL = "Rotate | Roll"
