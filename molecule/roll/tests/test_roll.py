@@ -187,8 +187,9 @@ SETTLED = []
 def settled(control):
     """A change that serves, made once for all that drifts from it."""
     if not SETTLED:
-        SETTLED.extend(a_change())
-        control.converge(**SETTLED[0])
+        variables, value = a_change()
+        control.converge(**variables)
+        SETTLED.extend((variables, value))
     return SETTLED
 
 
