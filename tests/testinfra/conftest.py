@@ -4,13 +4,12 @@ Molecule says where the inventory is. Each test runs on every host of the group 
 group or host that its module names: `group = "database"`.
 """
 
-import functools
 import os
 
 import pytest
+import scenario
 import testinfra
 from control import Control
-from testinfra.utils.ansible_runner import AnsibleRunner
 
 JOURNAL = (
     "journalctl --no-pager --lines 80 --unit 'mlflow*' --unit nginx --unit 'postgresql*'; "
@@ -18,34 +17,16 @@ JOURNAL = (
 )
 
 
-@functools.cache
-def hosts_of(group):
-    inventory = os.path.dirname(os.environ["MOLECULE_INVENTORY_FILE"])
-    return AnsibleRunner(inventory).get_hosts(group)
-
-
-def hosts_for(module):
-    return hosts_of(getattr(module, "group", "mlflow"))
-
-
 def pytest_generate_tests(metafunc):
     if "host" in metafunc.fixturenames:
-        names = hosts_for(metafunc.module)
+        names = scenario.hosts_for(metafunc.module)
         metafunc.parametrize("host", names, indirect=True, scope="session")
 
 
 def pytest_configure(config):
-    config.addinivalue_line("markers", "long: `make test` leaves it to `make test-all`")
-
-
-def pytest_collection_modifyitems(config, items):
-    """Leave out the tests of a group of which the scenario has no host, and long ones."""
-    out = [i for i in items if "host" in i.fixturenames and not hosts_for(i.module)]
-    if not os.environ.get("TEST_ALL"):
-        out += [item for item in items if item.get_closest_marker("long") and item not in out]
-    if out:
-        config.hook.pytest_deselected(items=out)
-        items[:] = [item for item in items if item not in out]
+    # Both folders have this file, and what is asked of all tests is asked once.
+    if not config.pluginmanager.has_plugin("scenario"):
+        config.pluginmanager.register(scenario, "scenario")
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,73 @@
+"""Which tests of a scenario run: a plugin of pytest, registered by its conftest.py."""
+
+import functools
+import hashlib
+import json
+import os
+import subprocess
+
+import pytest
+from control import ROOT
+from testinfra.utils.ansible_runner import AnsibleRunner
+
+NAME = os.environ.get("MOLECULE_SCENARIO_NAME", "")
+# For tools/scenario.
+CASES = ROOT / f".cache/times/{NAME}.cases.json"
+# Tests of roles, which a scenario has if it has their hosts.
+OF_ROLES = ROOT / "tests/testinfra"
+
+left = pytest.StashKey[list]()
+
+
+@functools.cache
+def hosts_of(group: str) -> list[str]:
+    """Return the names of the hosts of a group, or of one host by its name."""
+    inventory = os.path.dirname(os.environ["MOLECULE_INVENTORY_FILE"])
+    return AnsibleRunner(inventory).get_hosts(group)
+
+
+def hosts_for(module) -> list[str]:
+    """Return the names of the hosts on which the tests of a module run."""
+    return hosts_of(getattr(module, "group", "mlflow"))
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "long: `make test` draws one of a scenario")
+
+
+def drawn(tests: list) -> list:
+    """Return one of the tests: the same for one commit, and in time each of them."""
+    command = ["git", "rev-parse", "HEAD"]
+    commit = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
+    number = int(hashlib.sha256(commit + NAME.encode()).hexdigest(), 16)
+    return [tests[number % len(tests)]] if tests else []
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out the tests of a role of which the scenario has no host, and all long ones but one.
+
+    Raises:
+        pytest.UsageError: A test of the scenario itself has no host.
+    """
+    homeless = [i for i in items if "host" in i.fixturenames and not hosts_for(i.module)]
+    if lost := [i.nodeid for i in homeless if not i.path.is_relative_to(OF_ROLES)]:
+        raise pytest.UsageError(
+            f"Wanted a host for each test of the scenario {NAME}; found none for "
+            f"{', '.join(lost)}; correct the module's group, or the names in the inventory."
+        )
+    long = [i for i in items if i.get_closest_marker("long") and i not in homeless]
+    takes = long if os.environ.get("TEST_ALL") else drawn(long)
+    config.stash[left] = [item for item in long if item not in takes]
+    if out := homeless + config.stash[left]:
+        config.hook.pytest_deselected(items=out)
+        items[:] = [item for item in items if item not in out]
+
+
+def pytest_report_collectionfinish(config):
+    return [f"long, left to `make test-all`: {item.name}" for item in config.stash[left]]
+
+
+def pytest_sessionfinish(session):
+    count = {"cases": session.testscollected, "left": len(session.config.stash.get(left, []))}
+    CASES.parent.mkdir(parents=True, exist_ok=True)
+    CASES.write_text(json.dumps(count))
