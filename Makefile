@@ -15,13 +15,10 @@ export NO_COLOR := 1
 endif
 
 SCENARIO ?= default
-# Two run at a time: first `default`, which keeps the release that it builds for the others, beside one that needs none, then the
-# longest.
+# First `default`, which keeps the release that it builds for the others, and one that needs none, then the longest.
 FIRST := default postgresql rotation hardening
 SCENARIOS := $(FIRST) $(filter-out $(FIRST),$(patsubst molecule/%/molecule.yml,%,$(sort $(wildcard molecule/*/molecule.yml))))
 HOSTS := tools/hosts exec --
-# Molecule finds its base by itself only in a git repository.
-MOLECULE := $(HOSTS) molecule --base-config .config/molecule/config.yml
 
 .PHONY: help
 help: ## Show this list
@@ -39,12 +36,12 @@ venv:
 check: venv ## Lint and unit tests, no host needed
 	@$(MAKE) --jobs=2 --output-sync=target lint unit
 
-lint:
+lint: venv
 	ruff check .
 	ruff format --check .
 	ansible-lint
 
-unit:
+unit: venv
 	pytest
 
 .PHONY: molecule
@@ -54,23 +51,19 @@ molecule: molecule-$(SCENARIO) ## One scenario on test hosts: make molecule SCEN
 BROWSER := chromium libnss3-tools
 molecule-oidc molecule-hardening: PACKAGES := $(BROWSER)
 
-# What molecule remembers of a run that was killed would have it leave out `create`.
 molecule-%: setup
-	@{ echo "==> Scenario $*"; \
-	tools/apt $(PACKAGES) \
-	    && $(HOSTS) sh -c 'rm -rf .cache/ansible/tmp/molecule.*.$*' \
-	    && $(MOLECULE) test --scenario-name $* \
-	    || { echo "==> Scenario $* failed after $$SECONDS s"; exit 1; }; \
-	echo "==> Scenario $* passed in $$SECONDS s"; } 2>&1 | sed --unbuffered 's/^/[$*] /'
+	@tools/apt $(PACKAGES)
+	@$(HOSTS) tools/scenario run $*
 
+# The linter and the unit tests have the cores while the hosts' packages come over the network.
 .PHONY: test
-test: check ## Check, then every scenario, two at a time: a test waits half of its time
-	@$(MAKE) --no-print-directory --jobs=2 $(SCENARIOS:%=molecule-%)
-	@echo "scenarios: $(words $(SCENARIOS)) passed, 0 failed"
+test: ## Check, and every scenario, three at a time: a test waits for much of its time
+	@$(MAKE) --no-print-directory --jobs=3 lint unit $(SCENARIOS:%=molecule-%)
+	@$(HOSTS) tools/scenario table $(SCENARIOS)
 
 .PHONY: test-all
 test-all: export TEST_ALL := 1
-test-all: test ## All tests: rolls killed at every step, rotations at every task: hours
+test-all: $(if $(filter command%,$(origin SCENARIO)),molecule-$(SCENARIO),test) ## All tests, or of one scenario: make test-all SCENARIO=roll
 
 .PHONY: demo demo-down screenshot
 demo: setup ## Make a throwaway host a tracking server and drive it with the MLflow client
