@@ -1,10 +1,14 @@
 """The roll, on a host of the imagination: every refusal, and a kill before each thing it does."""
 
+import contextlib
+import http.server
 import json
 import os
 import socket
+import socketserver
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import mlflow_roll
@@ -34,7 +38,8 @@ class FakeProbe:
 class FakeHost:
     """systemd, sockets and the clock of one host, which can be killed before its n-th action.
 
-    A unit that is started keeps the settings of its slot as they are then, as a process does.
+    A unit that is started keeps the settings of its slot as they are then, as a process does, and
+    has the text that systemd had loaded: that of its first start or of the last daemon-reload.
     """
 
     def __init__(self, root: Path, instance: str = "mlflow"):
@@ -43,11 +48,12 @@ class FakeHost:
         self.time = 1000.0
         self.left = None
         self.actions = []
-        self.broken_settings = {"broken"}
         self.unhealthy = set()
+        self.proven = None
         self.probe = self.database = FakeProbe(0)
         self.probed = []
         self.clients = {"blue": 0, "green": 0}
+        self.looks = {"blue": [], "green": []}
         self.free_mb = 4000
 
     def act(self, what):
@@ -60,8 +66,13 @@ class FakeHost:
 
     def state(self, unit):
         return self.units.setdefault(
-            unit, {"active": "inactive", "file": "", "runs": None, "restarts": 0}
+            unit,
+            {"active": "inactive", "file": "", "runs": None, "restarts": 0, "loaded": None},
         )
+
+    def text(self, unit):
+        file = self.root / "etc/systemd/system" / unit
+        return file.read_text() if file.exists() else None
 
     def colour(self, unit):
         return unit.removesuffix(".service").rsplit("-", 1)[1]
@@ -71,20 +82,32 @@ class FakeHost:
 
     def command(self, *words):
         self.act(" ".join(words))
-        if words[0] == "systemd-analyze" or words[1] == "daemon-reload":
+        if words[0] == "systemd-analyze":
+            if "nonsense" in Path(words[-1]).read_text():
+                raise RollError("Wanted a unit that can be loaded; found nonsense; fix it.")
+            return ""
+        if words[1] == "daemon-reload":
+            for unit, state in self.units.items():
+                state["loaded"] = self.text(unit)
             return ""
         verb, unit = words[1], words[-1]
         state = self.state(unit)
         if verb == "start":
             setting = self.setting(self.colour(unit))
-            broken = setting in self.broken_settings
+            state["loaded"] = state["loaded"] or self.text(unit)
+            active = {"broken": "activating", "failing": "failed"}.get(setting, "active")
             state.update(
-                active="activating" if broken else "active",
+                active=active,
                 runs=setting,
-                restarts=2 if broken else 0,
+                text=state["loaded"],
+                restarts=0 if active == "active" else 2,
             )
         if verb == "stop" or "--now" in words:
-            state.update(active="inactive", runs=None)
+            # What has failed stays so until somebody resets it.
+            failed = state["active"] == "failed"
+            state.update(active="failed" if failed else "inactive", runs=None)
+        if verb == "reset-failed":
+            state["active"] = "inactive"
         if verb in ("enable", "disable"):
             state["file"] = f"{verb}d"
         return ""
@@ -94,7 +117,7 @@ class FakeHost:
         return {
             "ActiveState": state["active"],
             "UnitFileState": state["file"],
-            "NeedDaemonReload": "no",
+            "NeedDaemonReload": "yes" if state["loaded"] not in (None, self.text(unit)) else "no",
             "NRestarts": str(state["restarts"]),
         }
 
@@ -103,6 +126,8 @@ class FakeHost:
 
     def start_probe(self, instance, slot, words, seconds, former=None, more=""):
         self.probed.append((words, former and former.name))
+        if more:
+            self.proven = (slot.name, Path(more).read_text())
         return self.database if words[0] == "database" else self.probe
 
     def answers(self, path):
@@ -111,7 +136,8 @@ class FakeHost:
         return "" if active and colour not in self.unhealthy else "/health did not answer"
 
     def connections(self, path):
-        return self.clients[Path(path).parent.name]
+        colour = Path(path).parent.name
+        return self.looks[colour].pop(0) if self.looks[colour] else self.clients[colour]
 
     def memory_available_mb(self):
         return self.free_mb
@@ -201,14 +227,56 @@ def test_a_changed_setting_moves_to_the_other_colour(world, mode):
 
 
 def test_blue_green_never_leaves_the_link_without_a_server(world):
-    """What a client sees between any two actions of a roll is a server that runs."""
+    """What a client sees before any line of a roll and any call of it is a server that runs."""
     world.roll()
     world.want("two")
-    seen = []
-    act = world.host.act
-    world.host.act = lambda what: (act(what), seen.append(world.host.served()))
+    seen = set()
+
+    def look(frame, *_):
+        seen.add(world.host.served())
+        return look if frame.f_code.co_filename == mlflow_roll.__file__ else None
+
+    former = sys.gettrace()
+    sys.settrace(look)
+    try:
+        world.roll()
+    finally:
+        sys.settrace(former)
+    assert seen == {"one", "two"}
+
+
+def test_a_colour_runs_the_unit_that_is_wanted_now(world):
+    """systemd goes on with the text that it had loaded when the colour served the last time."""
+    for turn in ("first", "second", "third"):
+        (world.config / "wanted/mlflow.service").write_text(f"[Service]\n# {turn}\n")
+        world.roll()
+        (unit,) = world.active()
+        assert turn in world.host.units[unit]["text"]
+
+
+def test_a_unit_that_was_changed_and_changed_back_is_loaded_again(world):
+    """Its text is right again, but the next start, perhaps at night, would have the other one."""
     world.roll()
-    assert seen and set(seen) <= {"one", "two"}
+    unit = world.root / "etc/systemd/system/mlflow-blue.service"
+    text = unit.read_text()
+    unit.write_text("[Service]\n# by hand\n")
+    world.host.command("systemctl", "daemon-reload")
+    unit.write_text(text)
+    assert world.roll().steps == ["reload systemd's units"]
+    assert world.host.units[unit.name]["loaded"] == text
+    assert world.roll().steps == []
+
+
+@pytest.mark.parametrize("mode", ["blue_green", "stop_start"])
+def test_a_unit_that_systemd_does_not_understand_is_refused_before_anything_is_started(world, mode):
+    """systemd ignores a line that it does not know, so the server would run without its sandbox."""
+    world.roll()
+    (world.config / "wanted/mlflow.service").write_text("[Service]\nnonsense\n")
+    world.host.actions.clear()
+    with pytest.raises(RollError, match="found nonsense"):
+        world.roll(mode)
+    assert not [action for action in world.host.actions if action.startswith("systemctl st")]
+    assert world.host.served() == "one"
 
 
 @pytest.mark.parametrize(
@@ -258,6 +326,16 @@ def test_a_setting_that_cannot_start_leaves_the_old_one_serving(world, mode):
     assert world.host.served() == "one"
 
 
+def test_a_colour_that_failed_does_not_stay_failed(world):
+    """An alarm on failed units would ring until somebody resets one that is idle anyway."""
+    world.roll()
+    world.want("failing")
+    with pytest.raises(RollError, match="ended by itself"):
+        world.roll()
+    assert world.host.units["mlflow-green.service"]["active"] == "inactive"
+    assert world.host.served() == "one"
+
+
 def test_a_store_that_refuses_is_not_ready(world):
     """The server answers, but the artifact store does not take an object."""
     world.roll()
@@ -301,6 +379,15 @@ def test_the_old_colour_is_drained_before_it_is_stopped(world):
     begun = world.host.time
     world.roll()
     assert world.host.time - begun < 5
+
+
+def test_a_request_that_read_the_old_link_before_the_swap_is_waited_for(world):
+    """nginx follows the link, the roll swaps it, and only then nginx connects to the old one."""
+    world.roll()
+    world.want("two")
+    world.host.looks["blue"] = [0, 1, 0, 0]
+    world.roll()
+    assert world.host.looks["blue"] == [], "quiet twice in a row, after the late one"
 
 
 @pytest.mark.parametrize("mode", ["blue_green", "stop_start"])
@@ -551,6 +638,24 @@ def test_a_line_that_was_spoilt_by_hand_is_rolled_away(world, spoilt):
     assert served.read_text() == text
 
 
+def test_a_slot_keeps_owners_and_modes_whatever_the_umask(world):
+    """The server reads some files as its own user; with another owner each run would roll."""
+    key = world.config / "wanted/key"
+    key.write_text("key")
+    os.chown(key, 4321, 8765)
+    key.chmod(0o440)
+    former = os.umask(0o077)
+    try:
+        world.roll()
+    finally:
+        os.umask(former)
+    found = (world.config / "blue/key").stat()
+    assert (found.st_uid, found.st_gid, found.st_mode & 0o777) == (4321, 8765, 0o440)
+    unit = world.root / "etc/systemd/system/mlflow-blue.service"
+    assert unit.stat().st_mode & 0o777 == 0o644
+    assert world.roll().steps == []
+
+
 def test_the_idle_slot_goes_when_it_is_to_be_wiped(world):
     """It holds the former secret. What serves has to go on without it, also through a roll."""
     world.roll()
@@ -594,6 +699,26 @@ def test_a_roll_with_texts_killed_anywhere_is_finished_by_the_next(world, mode):
             assert len(world.enabled()) == len(world.active()) == 1
             assert not list(world.config.glob(".*.new")) + list(world.config.glob(".wanted*"))
     assert kills > 20, "it does more than twenty things that can be interrupted"
+
+
+def test_a_key_is_proven_with_what_serves_and_nothing_changes(world):
+    """A rotation asks each host before it changes the first: with the slot's own settings, and the
+    new key on top of them, quoted as systemd reads it."""
+    with pytest.raises(RollError, match="Wanted a server mlflow that serves; found none"):
+        world.make_roll().prove({})
+    world.roll()
+    world.want("two, unproven")
+    world.host.actions.clear()
+    world.make_roll().prove({"AWS_SECRET_ACCESS_KEY": 'a"b$c\\d'})
+    assert world.host.proven == ("blue", 'AWS_SECRET_ACCESS_KEY="a\\"b\\$c\\\\d"\n')
+    assert world.host.probed[-1] == (["artifacts"], None)
+    world.host.probe = FakeProbe(1, "Wanted to put; found denied; give the right.")
+    with pytest.raises(RollError, match="found denied; give the right. Nothing has changed"):
+        world.make_roll().prove({"AWS_ACCESS_KEY_ID": "new"})
+    world.host.probe = FakeProbe(143)
+    with pytest.raises(RollError, match="did not end in time"):
+        world.make_roll().prove({"AWS_ACCESS_KEY_ID": "new"})
+    assert world.host.actions == [] and world.host.served() == "one"
 
 
 HOLDER = """
@@ -657,3 +782,53 @@ def test_connections_are_those_open_or_waiting(tmp_path):
         end.close()
     assert host.connections(path) == 0
     server.close()
+
+
+SEARCH = "/api/2.0/mlflow/experiments/search"
+
+
+@contextlib.contextmanager
+def server(path, statuses):
+    """Serve MLflow's two answers that readiness asks for on a unix socket."""
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def answer(self):
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self.send_response(statuses.get((self.command, self.path), 404))
+            self.end_headers()
+            self.wfile.write(b"because")
+
+        do_GET = do_POST = answer
+
+        def log_message(self, *_):
+            pass
+
+    with socketserver.UnixStreamServer(str(path), Answer) as serves:
+        threading.Thread(target=serves.serve_forever, args=[0.01]).start()
+        yield
+        serves.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("health", "search", "why"),
+    [
+        (200, 200, ""),
+        (200, 401, ""),
+        (503, 200, "/health answered 503: b'because'"),
+        (200, 500, f"{SEARCH} answered 500: b'because'"),
+        (200, 403, f"{SEARCH} answered 403: b'because'"),
+    ],
+)
+def test_ready_is_who_answers_and_whose_database_does(tmp_path, health, search, why):
+    """/health is a constant of MLflow's: a server without its database gives it, too."""
+    statuses = {("GET", "/health"): health, ("POST", SEARCH): search}
+    with server(tmp_path / "server.sock", statuses):
+        assert mlflow_roll.Host().answers(tmp_path / "server.sock") == why
+
+
+def test_who_does_not_answer_is_not_ready(tmp_path):
+    """A socket that a killed server left behind is there, but nobody listens on it."""
+    left = socket.socket(socket.AF_UNIX)
+    left.bind(str(tmp_path / "server.sock"))
+    left.close()
+    assert "/health did not answer" in mlflow_roll.Host().answers(tmp_path / "server.sock")
