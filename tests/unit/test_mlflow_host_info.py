@@ -95,6 +95,53 @@ def test_what_serves_is_what_the_link_names(tmp_path):
     assert found["installed"] == (tmp_path / "green/database.env").stat().st_ctime
 
 
+@pytest.mark.parametrize("top", ["", "systemd", "unified"])
+def test_the_processes_of_a_unit_are_those_of_its_control_group(tmp_path, monkeypatch, top):
+    """Where they are depends on the kind of control groups: cgroup v2, v1 or both."""
+    asked = []
+
+    def run(command, **_):
+        asked.append(command[-1])
+        return types.SimpleNamespace(stdout="/system.slice/mlflow-blue.service\n")
+
+    monkeypatch.setattr(mlflow_host_info.subprocess, "run", run)
+    monkeypatch.setattr(mlflow_host_info, "GROUPS", tmp_path)
+    assert mlflow_host_info.processes("mlflow-blue.service") == [], "it has just ended"
+    folder = tmp_path / top / "system.slice/mlflow-blue.service"
+    folder.mkdir(parents=True)
+    (folder / "cgroup.procs").write_text("30\n4\n")
+    assert mlflow_host_info.processes("mlflow-blue.service") == [4, 30]
+    assert set(asked) == {"mlflow-blue.service"}
+
+
+def test_a_unit_that_does_not_run_has_no_processes(tmp_path, monkeypatch):
+    """Its group is empty, and the file of the root group lists all processes of the host."""
+    (tmp_path / "cgroup.procs").write_text("1\n2\n")
+    monkeypatch.setattr(mlflow_host_info, "GROUPS", tmp_path)
+    stopped = types.SimpleNamespace(stdout="\n")
+    monkeypatch.setattr(mlflow_host_info.subprocess, "run", lambda *_, **__: stopped)
+    assert mlflow_host_info.processes("mlflow-blue.service") == []
+
+
+def test_the_oldest_process_the_latest_text_and_the_other_colour_are_told(tmp_path, monkeypatch):
+    """A rotation stands on these: a worker from before the new key, and a colour that was to be
+    gone, still have the old one."""
+    for name in ("blue", "green"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "secrets.env").write_text("")
+    time.sleep(0.05)  # the clock of file systems has ticks
+    (tmp_path / "green/database.env").write_text("")
+    (tmp_path / "green/release").symlink_to(tmp_path)
+    (tmp_path / "current.sock").symlink_to("/run/mlflow/green/server.sock")
+    there = {"mlflow-green.service": [7, 8, 9], "mlflow-blue.service": [5]}
+    monkeypatch.setattr(mlflow_host_info, "processes", there.get)
+    monkeypatch.setattr(mlflow_host_info, "start", {5: 10.0, 7: 30.0, 8: 20.0, 9: 40.0}.get)
+    found = mlflow_host_info.serving("mlflow", tmp_path)
+    assert (found["started"], found["others"]) == (20.0, [5])
+    first, last = (tmp_path / "green" / name for name in ("secrets.env", "database.env"))
+    assert first.stat().st_ctime < last.stat().st_ctime == found["installed"]
+
+
 def test_a_process_was_started_when_it_was():
     """A process that is older than the key it should have is how a forgotten one is found."""
     before = time.time()

@@ -76,6 +76,8 @@ from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
+GROUPS = Path("/sys/fs/cgroup")
+
 
 def memory_mb(meminfo: str) -> int:
     """Return MemTotal in MB from the text of /proc/meminfo, which counts in KiB."""
@@ -144,7 +146,7 @@ def processes(unit: str) -> list[int]:
     command = ["systemctl", "show", "--property=ControlGroup", "--value", unit]
     group = subprocess.run(command, capture_output=True, text=True).stdout.strip()
     for top in ("", "systemd", "unified"):
-        file = Path("/sys/fs/cgroup", top, group.lstrip("/"), "cgroup.procs")
+        file = GROUPS / top / group.lstrip("/") / "cgroup.procs"
         # A unit that ends meanwhile takes it along.
         with contextlib.suppress(OSError):
             return sorted(int(line) for line in file.read_text().split()) if group else []
