@@ -1,10 +1,13 @@
 """Files, folders and links in one round trip: right ones untouched, no half ones, closed ones."""
 
+import fcntl
 import grp
 import os
 import pwd
 
+import mlflow_files
 import pytest
+from ansible.module_utils.testing import patch_module_args
 from mlflow_files import Writer
 
 ME = pwd.getpwuid(os.getuid()).pw_name
@@ -112,3 +115,31 @@ def test_what_is_not_wanted_any_more_is_removed(writer, tmp_path):
         assert one.written == [f"{tmp_path}/aws_shared_credentials_file"]
     assert [path.name for path in tmp_path.iterdir()] == ["server.env"]
     looker.only(f"{tmp_path}/not-there-yet", set())
+
+
+def test_nothing_is_written_while_a_roll_reads_it(tmp_path, monkeypatch):
+    """Two operators at once: a slot filled from half of the new texts would start with them."""
+    (tmp_path / "wanted").mkdir()
+    given = {
+        "group": GROUP,
+        "into": f"{tmp_path}/wanted",
+        "lock": f"{tmp_path}/.roll.lock",
+        "files": [{"name": "f", "mode": "0600", "owner": ME}],
+        "texts": {"f": "text"},
+        "links": [{"name": "l", "target": "/target"}],
+    }
+    real = fcntl.flock
+
+    def flock(file, how):
+        """Raise BlockingIOError where the real one would wait."""
+        real(file, how | fcntl.LOCK_NB)
+
+    with open(tmp_path / ".roll.lock", "w") as lock, patch_module_args(given):
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        monkeypatch.setattr(mlflow_files.fcntl, "flock", flock)
+        with pytest.raises(SystemExit):
+            mlflow_files.main()
+        assert list((tmp_path / "wanted").iterdir()) == []
+    with patch_module_args(given), pytest.raises(SystemExit):
+        mlflow_files.main()
+    assert sorted(path.name for path in (tmp_path / "wanted").iterdir()) == ["f", "l"]
