@@ -16,7 +16,7 @@ class Server:
         self.grants: dict[tuple, str] = {}
         self.experiments = {"forecast": "7"}
         self.writes: list[str] = []
-        self.serves, self.in_the_way = True, None
+        self.serves, self.in_the_way, self.broken = True, None, False
 
     def serves_with_users(self):
         return self.serves
@@ -51,6 +51,8 @@ class Server:
             of_a_role = dict(zip(keys, ("team", "experiment", "*"), strict=True), permission="READ")
             return 200, {"permissions": [*own, of_a_role]}
         if what == "experiments/get-by-name":
+            if self.broken:
+                return 500, {"message": "the database is away"}
             number = self.experiments.get(fields["experiment_name"])
             found = {"experiment": {"experiment_id": number}} if number else {"message": "none"}
             return 200 if number else 404, found
@@ -186,6 +188,26 @@ def test_an_experiment_that_is_not_there_holds_up_nobody():
     assert server.grants == {("ada", "experiment", "7"): "READ"}
     server.experiments["later"] = "8"
     assert run(server, ada).plan == ["EDIT for ada on experiment later"]
+
+
+def test_what_a_role_permits_is_not_taken_for_the_users_own():
+    """It ends with the role, and the user would be left without what the list says."""
+    server = Server()
+    ada = user(permissions={"experiment": {"*": "READ"}})
+    assert run(server, ada).plan == ["user ada", "READ for ada on experiment *"]
+    assert server.grants == {("ada", "experiment", "*"): "READ"}
+    assert run(server, ada).plan == []
+    run(server, user(permissions={"experiment": {"*": "NONE"}}))
+    assert server.grants == {}
+    assert run(server, user(permissions={"experiment": {"*": "NONE"}})).plan == []
+
+
+def test_an_experiment_that_the_server_cannot_look_up_is_an_error():
+    """Taken for one that is not there, the user would be without the permission in silence."""
+    server = Server()
+    server.broken = True
+    with pytest.raises(mlflow_users.Refused, match="experiment forecast; found.*500.*away"):
+        run(server, user(permissions={"experiment": {"forecast": "EDIT"}}))
 
 
 def test_a_server_that_is_not_there_is_refused_but_not_in_check_mode():
