@@ -1,6 +1,7 @@
 """What is made, what is left alone and what is refused, without a server."""
 
 import contextlib
+import copy
 import re
 
 import postgresql_database
@@ -68,7 +69,7 @@ class FakeServer:
         self.lacking = {"r": [], "S": []}
         self.defaults = {"r": (), "S": ()}
         self.statements = []
-        self.in_use = False
+        self.in_use, self.refuses = False, ""
         self.info = type("Info", (), {"used_password": True})()
         monkeypatch.setattr(postgresql_database, "acting_as", contextlib.nullcontext)
         monkeypatch.setattr(postgresql_database.psycopg2, "connect", self.connect)
@@ -128,9 +129,15 @@ class FakeServer:
 
     def change(self, text):
         text = " ".join(text.split())
+        if self.refuses and self.refuses in text:
+            raise psycopg2.OperationalError("no")
         self.statements.append(text)
         for name in re.findall(r"SCRAM-SHA-256 of (\w+)", text):
             self.passwords[name] = self.wanted[name]
+        if made := re.match(r"CREATE ROLE (\w+) (LOGIN|NOLOGIN)", text):
+            self.roles[made[1]] = role(login=made[2] == "LOGIN")
+        if joined := re.match(r"GRANT (\w+) TO (\w+)$", text):
+            self.roles.get(joined[2], role())["member_of"].append(joined[1])
         if altered := re.match(r"ALTER ROLE (\w+) (LOGIN|NOLOGIN)", text):
             self.roles[altered[1]]["login"] = altered[2] == "LOGIN"
         if noted := re.match(r"COMMENT ON ROLE (\w+) IS (.*)", text):
@@ -154,12 +161,23 @@ class FakeConnection:
     def __init__(self, server, user):
         self.server, self.user, self.info = server, user, server.info
         self.server_version, self.autocommit, self.rows = server.version, True, []
+        self.before = None
 
     def cursor(self):
         return self
 
     def execute(self, query, given=None):
+        if not self.autocommit and self.before is None:
+            self.before = copy.deepcopy((self.server.roles, self.server.passwords))
         self.rows = list(self.server.answer(query, given))
+
+    def commit(self):
+        self.before = None
+
+    def rollback(self):
+        if self.before:
+            self.server.roles, self.server.passwords = self.before
+        self.before = None
 
     def fetchone(self):
         return self.rows[0] if self.rows else None
@@ -169,8 +187,6 @@ class FakeConnection:
 
     def close(self):
         pass
-
-    commit = rollback = close
 
 
 @pytest.fixture
@@ -191,6 +207,18 @@ def test_an_empty_server_gets_all_of_it(server):
     assert any(s.startswith("REVOKE CONNECT, TEMPORARY") for s in server.statements)
     assert not any("GRANT mlflow_owner" in s for s in server.statements), "for a superuser"
     assert "canary" not in str(server.statements)
+
+
+@pytest.mark.parametrize("refuses", [f"CREATE ROLE {LOGINS[1]}", f"GRANT {GROUP}"])
+def test_roles_are_made_all_or_none(server, refuses):
+    """A login without its group is somebody else's for the next run, which then refuses it."""
+    server.refuses = refuses
+    with pytest.raises(Refused, match="Wanted to make .*; found that the server says: no"):
+        server.run()
+    assert server.roles == {}
+    server.refuses = ""
+    server.run()
+    assert set(server.roles) == {OWNER, GROUP, *LOGINS}
 
 
 def test_a_second_run_changes_nothing(server):
@@ -533,6 +561,13 @@ def test_without_a_new_password_a_finished_turn_stays_as_it_is(resting, turn):
     resting.passwords[A] = "former"
     with pytest.raises(Refused, match=f"Wanted the password that {A} has"):
         resting.run(turn=turn, serving=[A])
+
+
+def test_a_login_that_cannot_log_in_after_all_is_an_error_before_servers_move(resting, monkeypatch):
+    """A role past its VALID UNTIL is refused with every password."""
+    monkeypatch.setattr(resting, "change", lambda text: resting.statements.append(text) or [])
+    with pytest.raises(Refused, match=f"Wanted {B} to log in to mlflow with its new password"):
+        resting.run(turn="awake", serving=[A])
 
 
 def test_check_mode_tells_whose_turn_it_is(resting):
