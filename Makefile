@@ -65,6 +65,10 @@ test: ## Check, and every scenario, three at a time: a test waits for much of it
 test-all: export TEST_ALL := 1
 test-all: $(if $(filter command%,$(origin SCENARIO)),molecule-$(SCENARIO),test) ## All tests, or of one scenario: make test-all SCENARIO=roll
 
+.PHONY: faults
+faults: setup ## Seed known faults, each has to be caught: make faults [ARGS=unit]
+	@tools/faults $(ARGS)
+
 .PHONY: demo demo-down screenshot
 demo: setup ## Make a throwaway host a tracking server and drive it with the MLflow client
 	@$(HOSTS) demo/run
