@@ -55,6 +55,8 @@ class FakeHost:
         self.clients = {"blue": 0, "green": 0}
         self.looks = {"blue": [], "green": []}
         self.free_mb = 4000
+        # Colours that were started before a file of theirs was changed.
+        self.older = set()
 
     def act(self, what):
         """Count an action, and die before it if its turn has come."""
@@ -120,6 +122,9 @@ class FakeHost:
             "NeedDaemonReload": "yes" if state["loaded"] not in (None, self.text(unit)) else "no",
             "NRestarts": str(state["restarts"]),
         }
+
+    def started(self, unit):
+        return 0.0 if self.colour(unit) in self.older else float("inf")
 
     def journal(self, unit, since):
         return f"journal of {unit}"
@@ -589,6 +594,18 @@ def test_a_refused_text_leaves_what_serves_and_what_is_wanted(world, monkeypatch
     assert (world.config / "wanted/key").read_text() == "old key"
     assert (world.config / "wanted/server.env").read_text() == "two"
     assert not list(world.config.glob(".wanted*"))
+
+
+def test_what_is_older_than_its_files_is_rolled_by_a_rotation(world):
+    """Which secrets it was started with nobody can tell: Verify refuses it, and sends for a run."""
+    world.roll()
+    world.host.older.add("blue")
+    assert world.roll().steps == [], "site.yml has no credential to prove"
+    roll = world.make_roll(texts={"server.env": "one"})
+    assert roll.reasons() == ["mlflow-blue.service was started before its files were changed"]
+    world.roll(texts={"server.env": "one"})
+    assert world.active() == ["mlflow-green.service"]
+    assert world.roll(texts={"server.env": "one"}).steps == []
 
 
 def test_texts_go_only_where_they_have_been(world):

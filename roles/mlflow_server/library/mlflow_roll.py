@@ -132,6 +132,12 @@ class Host:
         lines = self.command("systemctl", "show", unit, f"--property={names}").splitlines()
         return dict(line.split("=", 1) for line in lines)
 
+    def started(self, unit: str) -> float:
+        """Return when the main process of a unit was started, in seconds of the epoch."""
+        name = "ExecMainStartTimestampMonotonic"
+        microseconds = self.command("systemctl", "show", "--value", f"--property={name}", unit)
+        return time.time() - time.monotonic() + int(microseconds) / 1e6
+
     def journal(self, unit: str, since: float) -> str:
         """Return the last lines that a unit wrote since a time in seconds of the epoch."""
         return self.command(
@@ -227,6 +233,11 @@ def tree(folder: Path) -> dict[str, tuple]:
         )
         found[str(path.relative_to(folder))] = (status.st_mode, status.st_uid, status.st_gid, what)
     return found
+
+
+def changed_at(slot: Path) -> float:
+    """Return when a file of a slot was changed for the last time, in seconds of the epoch."""
+    return max(path.lstat().st_ctime for path in slot.iterdir() if path.is_file())
 
 
 def variable(name: str, slot: dict[str, tuple]) -> str | None:
@@ -386,6 +397,9 @@ class Roll:
             reasons.append(f"{unit.name} differs from the one in {colour}")
         if not self.is_active(colour):
             reasons.append(f"{unit.name} is not active")
+        elif self.texts and self.host.started(unit.name) < changed_at(slot):
+            # What it was started with nobody can tell, and a rotation has to be sure.
+            reasons.append(f"{unit.name} was started before its files were changed")
         elif not reasons:
             why = self.wait_for_answer(colour)
             if why:
