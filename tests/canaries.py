@@ -3,16 +3,20 @@
 In argv, in the environment of processes that are neither the service's nor root's, in units, in
 the journal and all other logs, in folders for passing things, and in every file that others can
 read. A secret is found as it is, and as base64, a URL or JSON would write it.
+
+Each search of a host first plants a word of its own in every kind of place, and fails unless it
+finds that, too: nothing found says nothing of a search that is blind.
 """
 
 import base64
 import json
+import secrets as random
 import subprocess
 from urllib.parse import quote
 
 # Runs as root on the host's own Python. Secrets come by stdin: here argv is searched.
 CODE = r"""
-import json, mmap, os, pwd, stat, subprocess, sys
+import contextlib, json, mmap, os, pwd, stat, subprocess, sys, time
 
 asked = json.load(sys.stdin)
 forms = {name: [form.encode() for form in each] for name, each in asked["forms"].items()}
@@ -66,26 +70,56 @@ def walk(folder, device, others):
             if not others or found.st_mode & stat.S_IROTH:
                 file(entry.path)
 
-for pid in filter(str.isdigit, os.listdir("/proc")):
-    command = process(pid, "cmdline")
+@contextlib.contextmanager
+def planted(word):
+    # In argv, environment, unit and journal of a service of `nobody`, and in a readable file.
+    unit, path = f"canary-{os.getpid()}", f"/srv/canary-{os.getpid()}"
+    start = ["systemd-run", "--quiet", "--collect", "--uid=nobody", f"--unit={unit}"]
+    start += [f"--setenv=CANARY={word}", "sh", "-c", 'echo "$CANARY"; sleep 600; :', word]
     try:
-        uid = os.stat(f"/proc/{pid}").st_uid
-    except OSError:
-        continue
-    shown = command.split(b"\0")[0].decode(errors="replace")
-    look(f"argv of {shown}", command)
-    if uid not in uids:
-        look(f"environment of {shown}, of uid {uid}", process(pid, "environ"))
-said("systemctl show", "systemctl", "show", "*")
-said("systemctl cat", "systemctl", "cat", "*")
-said("the journal", "journalctl", "--no-pager", "--all", "--output=export")
-# Whoever may read them: nothing secret is ever left there.
-for folder in ("/tmp", "/var/tmp", "/dev/shm", "/run", "/var/log", "/etc/systemd"):
-    if os.path.isdir(folder):
-        walk(folder, os.stat(folder).st_dev, False)
-walk("/", os.stat("/").st_dev, True)
+        subprocess.run(start, check=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o644), "w") as opened:
+            opened.write(word)
+        logged = ["journalctl", "--output=cat", f"--unit={unit}"]
+        until = time.monotonic() + 60
+        while word not in subprocess.check_output(logged, text=True).splitlines():
+            if time.monotonic() > until:
+                sys.exit(f"{unit} has not written into the journal")
+            time.sleep(0.1)
+        yield
+    finally:
+        subprocess.run(["systemctl", "stop", unit])
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+def search():
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        command = process(pid, "cmdline")
+        try:
+            uid = os.stat(f"/proc/{pid}").st_uid
+        except OSError:
+            continue
+        shown = command.split(b"\0")[0].decode(errors="replace")
+        look(f"argv of {shown}", command)
+        if uid not in uids:
+            look(f"environment of {shown}, of uid {uid}", process(pid, "environ"))
+    said("systemctl show", "systemctl", "show", "*")
+    said("systemctl cat", "systemctl", "cat", "*")
+    said("the journal", "journalctl", "--no-pager", "--all", "--output=export")
+    # Whoever may read them: nothing secret is ever left there.
+    for folder in ("/tmp", "/var/tmp", "/dev/shm", "/run", "/var/log", "/etc/systemd"):
+        if os.path.isdir(folder):
+            walk(folder, os.stat(folder).st_dev, False)
+    walk("/", os.stat("/").st_dev, True)
+
+with planted(asked["control"]):
+    search()
 print(json.dumps(sorted(hits)))
 """
+
+# Where each search has to find what it has planted.
+CONTROLS = ("argv of ", "environment of ", "systemctl show", "systemctl cat", "the journal")
+CONTROLS += ("/run/", "/srv/")
 
 
 def forms(secret: str) -> list[str]:
@@ -116,11 +150,9 @@ def on_host(
         users: Whose processes may have a secret in their environment, apart from root's.
         allowed: Paths, or beginnings of paths, that may hold one.
     """
-    asked = {
-        "forms": {name: forms(secret) for name, secret in secrets.items()},
-        "users": list(users),
-        "allowed": list(allowed),
-    }
+    control = f"control-{random.token_hex(12)}"
+    wanted = {name: forms(secret) for name, secret in secrets.items()} | {control: [control]}
+    asked = {"forms": wanted, "users": users, "allowed": allowed, "control": control}
     done = subprocess.run(
         ["podman", "exec", "--interactive", host, "python3", "-c", CODE],
         input=json.dumps(asked),
@@ -128,4 +160,8 @@ def on_host(
         stdout=subprocess.PIPE,
         text=True,
     )
-    return [(place, name) for place, name in json.loads(done.stdout)]
+    found = [(place, name) for place, name in json.loads(done.stdout)]
+    seen = [place for place, name in found if name == control]
+    blind = [place for place in CONTROLS if not any(each.startswith(place) for each in seen)]
+    assert not blind, f"the search of {host} is blind to {blind}: it saw its own word in {seen}"
+    return [(place, name) for place, name in found if name != control]

@@ -1,6 +1,7 @@
 """In which forms a secret is looked for."""
 
 import json
+import subprocess
 
 import canaries
 import pytest
@@ -29,7 +30,35 @@ def test_nothing_is_found_where_nothing_is():
     assert canaries.in_texts({"p": SECRET}, {"here": SECRET[:-1]}) == []
 
 
-def test_the_search_on_a_host_names_no_secret_in_argv():
+@pytest.fixture
+def search(monkeypatch):
+    """Return a function that searches a host on which it sees its own word in some places."""
+
+    def function(*places):
+        def run(command, input, **_):
+            sent.update(command=command, input=json.loads(input))
+            hits = [(place, sent["input"]["control"]) for place in places]
+            return subprocess.CompletedProcess(command, 0, json.dumps([*hits, ("/tmp/x", "p")]))
+
+        monkeypatch.setattr(canaries.subprocess, "run", run)
+        return canaries.on_host("host", {"p": SECRET}), sent
+
+    sent: dict = {}
+    return function
+
+
+def test_the_search_on_a_host_names_no_secret_in_argv(search):
     """It looks at argv itself, and so would find itself."""
-    assert "asked" in canaries.CODE and SECRET not in canaries.CODE
+    found, sent = search(*canaries.CONTROLS)
+    assert found == [("/tmp/x", "p")] and SECRET in sent["input"]["forms"]["p"]
+    assert not [
+        word for word in sent["command"] if SECRET in word or sent["input"]["control"] in word
+    ]
     compile(canaries.CODE, "on the host", "exec")
+
+
+@pytest.mark.parametrize("blind", canaries.CONTROLS)
+def test_a_search_that_does_not_see_what_it_has_planted_is_an_error(search, blind):
+    """Else a search that looks at nothing would find no secret, and all would seem well."""
+    with pytest.raises(AssertionError, match=f"blind to .*{blind}"):
+        search(*[place for place in canaries.CONTROLS if place != blind])
