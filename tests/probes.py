@@ -6,7 +6,8 @@ and remove what they have made, but for what the API cannot: deleted experiments
 the one file in the server's /tmp that proves a write. For servers of tests only.
 
 Usage: python probes.py URL [--ca FILE] [--user NAME]   the password in MLFLOW_TRACKING_PASSWORD
-Prints one line of JSON for each probe; exits 1 if there is a hole.
+Prints one line of JSON for each probe; exits 1 if there is a hole, and with an error if the server
+does not answer or does not know the user: what refuses all has no hole, and shows nothing.
 """
 
 import argparse
@@ -29,6 +30,10 @@ API, AJAX, UP = "/api/2.0/mlflow", "/ajax-api/2.0/mlflow", "../" * 12
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 SEARCH = f"{API}/experiments/search?max_results=1"
 PASSWD = re.compile(rb"^root:[^:\n]*:0:0:", re.MULTILINE)
+
+
+class Unanswered(Exception):
+    """The server was not asked what it was to be asked."""
 
 
 class Finding(NamedTuple):
@@ -144,6 +149,8 @@ class Target:
         self.url, self.user = urlsplit(url), user
         self.listener, self.others = listener, others or {}
         self.undo: list = []
+        # Of all that was answered since somebody emptied it; 0 for no answer.
+        self.statuses: set[int] = set()
 
     def send(self, method, path, body=None, anonymously=False, **headers) -> Answer:
         """Send a request as it is; no answer is status 0."""
@@ -152,9 +159,22 @@ class Target:
         try:
             crawl = self.plain if anonymously else self.http
             response, content = crawl.ask(method, path, body, **headers)
-            return Answer(response.status, content)
+            answer = Answer(response.status, content)
         except (OSError, http.client.HTTPException) as error:
-            return Answer(0, str(error).encode())
+            answer = Answer(0, str(error).encode())
+        self.statuses.add(answer.status)
+        return answer
+
+    def check(self) -> None:
+        """See that the server serves, and takes the user for who it is.
+
+        Raises:
+            Unanswered: It does not.
+        """
+        paths = ["/health"] + [f"{API}/users/current"] * bool(self.user)
+        for path in paths:
+            if (answer := self.send("GET", path)).status != 200:
+                raise Unanswered(f"GET {path} as {self.user or 'nobody'}: {answer}")
 
     def post(self, path, /, **fields) -> Answer:
         return self.send("POST", path, fields)
@@ -207,18 +227,25 @@ def probe(*ids: str, anonymous_only: bool = False, user_only: bool = False):
 
 
 def look(target: Target) -> list[Finding]:
-    """Run all probes and return what each has found; a probe stops at its first hole."""
+    """Run all probes and return what each has found; a probe stops at its first hole.
+
+    Raises:
+        Unanswered: A probe got no answer at all, or as a user only that it is nobody's.
+    """
     findings = []
     for function, ids, anonymous_only, user_only in PROBES:
         if target.user and anonymous_only or not target.user and user_only:
             continue
         last = (False, "nothing to ask")
+        target.statuses.clear()
         try:
             for last in function(target):
                 if last[0]:
                     break
         finally:
             target.clean_up()
+        if target.statuses and target.statuses <= ({0, 401} if target.user else {0}):
+            raise Unanswered(f"{function.__name__}: only {target.statuses}, at last {last[1]}")
         findings.append(Finding(function.__name__, ids, bool(last[0]), last[1]))
     return findings
 
@@ -782,7 +809,11 @@ if __name__ == "__main__":
     word = os.environ.get("MLFLOW_TRACKING_PASSWORD", "")
     with listen(options.listen) as heard:
         target = Target(options.url, options.ca, options.user, word, heard, options.others)
-        results = look(target)
+        try:
+            target.check()
+            results = look(target)
+        except Unanswered as error:
+            sys.exit(f"the server was not asked: {error}")
     for finding in results:
         print(json.dumps(finding._asdict()))
     sys.exit(any(finding.found for finding in results))

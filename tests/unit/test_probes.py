@@ -1,7 +1,9 @@
 """What the probes take for the proof of a hole, and that each one says where it is from."""
 
 import json
+import socket
 import urllib.request
+from contextlib import ExitStack
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -97,18 +99,46 @@ class Refusing(BaseHTTPRequestHandler):
         pass
 
 
-@pytest.mark.parametrize(("status", "holes"), [(401, False), (404, False), (200, True)])
-def test_who_refuses_all_has_no_hole(status, holes):
-    """And who lets all in has some; the listener of requests stays silent."""
-    handler = type("Handler", (Refusing,), {"status": status})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        with probes.listen() as listener:
+@pytest.fixture
+def target():
+    """Return a function that gives a target whose server answers all with one status."""
+    with ExitStack() as stack:
+
+        def function(status, **login):
+            handler = type("Handler", (Refusing,), {"status": status})
+            server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+            stack.callback(server.server_close)
+            stack.callback(server.shutdown)
+            Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+            listener = stack.enter_context(probes.listen())
             url = f"http://127.0.0.1:{server.server_address[1]}"
-            found = probes.look(probes.Target(url, listener=listener))
-    finally:
-        server.shutdown()
-        server.server_close()
+            return probes.Target(url, listener=listener, **login)
+
+        yield function
+
+
+@pytest.mark.parametrize(("status", "holes"), [(401, False), (404, False), (200, True)])
+def test_who_refuses_all_has_no_hole(target, status, holes):
+    """And who lets all in has some; the listener of requests stays silent."""
+    found = probes.look(target(status))
     assert any(finding.found for finding in found) is holes
     assert not [f for f in found if f.found and f.name.startswith(("file_", "list_", "request_"))]
+
+
+def test_a_server_that_is_not_there_has_not_been_asked():
+    """A closed port refuses all, and so would seem to have no hole."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    gone = probes.Target(f"http://127.0.0.1:{port}")
+    for ask in (gone.check, lambda: probes.look(gone)):
+        with pytest.raises(probes.Unanswered, match="refused"):
+            ask()
+
+
+def test_who_is_taken_for_nobody_has_not_asked_as_a_user(target):
+    """With a wrong password all is refused, and what the user could do is not seen."""
+    unknown = target(401, user="bob", password="wrong")
+    for ask in (unknown.check, lambda: probes.look(unknown)):
+        with pytest.raises(probes.Unanswered, match="401"):
+            ask()
+    target(200, user="bob", password="right").check()
