@@ -1,0 +1,692 @@
+"""Every rule that refuses a run, by itself: which settings break it, and what the operator reads.
+
+The rules are conditions in YAML (ansible.builtin.assert). Ansible's own templating evaluates them
+here, so that a host is needed only to show that they are asked at all: molecule/default.
+"""
+
+import functools
+import hashlib
+import re
+import tempfile
+from pathlib import Path
+
+import pytest
+from ansible.parsing.dataloader import DataLoader
+from ansible.plugins.loader import filter_loader
+from ansible.template import Templar, trust_as_template
+
+ROOT = Path(__file__).resolve().parents[2]
+for folder in ("playbooks", "roles/mlflow_server"):
+    filter_loader.add_directory(str(ROOT / folder), with_subdir=True)
+
+LOADER = DataLoader()
+ASSERT = "ansible.builtin.assert"
+# What a task with several rules consists of: that, fail_msg and how both know what is refused.
+ALL_AT_ONCE = (
+    "refusals | length == 0",
+    "{{ refusals | join('\n') }}",
+    "{{ rules | rejectattr('that', 'sameas', true) | map(attribute='otherwise') }}",
+)
+# It never shows in what an operator reads.
+SECRET = "canary-password"
+EXAMPLE = "example-change-me"
+
+FOLDER = tempfile.TemporaryDirectory()
+Path(FOLDER.name, "key.json").write_text('{"access_key_id": "AKIANEW", "secret_access_key": ""}')
+FILES = {"aws_shared_credentials_file": 1000, "database.env": 1000}
+# What a host answers, and a rotation finds, when there is nothing to refuse.
+LOOK = {
+    **{"systemd": True, "init": "systemd", "foreign": [], "place": "here mlflow"},
+    **{"memory_mb": 4000, "cores": 2, "disk_mb": 50_000},
+    **{"serving": "blue", "started": 1000.5, "installed": 999.5, "others": [], "login": "mlflow_a"},
+    **{"access_key_id": "AKIANEW", "slots": {"blue": {"login": "mlflow_a", "files": FILES}}},
+}
+GIVEN = {
+    "inventory_hostname": "server",
+    "ansible_play_hosts": ["server"],
+    "ansible_inventory_sources": ["hosts.yml"],
+    "ansible_check_mode": False,
+    "groups": {
+        "all": ["server"],
+        "mlflow": ["server"],
+        "rotation": ["server"],
+    },
+    "mlflow_server_look": LOOK,
+    "mlflow_client_user": "ada",
+    "aws_credentials_keys": {"replaced": ["AKIAOLD"]},
+    "rotation_database": "db:5432/mlflow",
+    "rotation_comes": "mlflow_a",
+}
+LOGINS = [{"name": "mlflow_a", "password": SECRET}, {"name": "mlflow_b", "password": SECRET}]
+USER = {"name": "ada", "password": SECRET}
+PROVIDER = {
+    "discovery_url": "https://login.example.com/.well-known/openid-configuration",
+    "client_id": "mlflow",
+    "client_secret": SECRET,
+}
+BASIC = {"mlflow_server_authentication": "basic", "mlflow_server_admin_password": SECRET}
+OIDC = {"mlflow_server_authentication": "oidc", "mlflow_server_oidc": PROVIDER}
+DATABASE = {"mlflow_server_database_host": "db", "mlflow_server_database_logins": LOGINS}
+STATIC = {
+    "aws_credentials_mode": "static",
+    "aws_credentials_access_key_id": "AKIANEW",
+    "aws_credentials_secret_access_key": SECRET,
+}
+KEY_FILE = {
+    "aws_credentials_key_file": f"{FOLDER.name}/new",
+    "aws_credentials_iam_user": "tracking",
+    "aws_credentials_key_file_passphrase": SECRET,
+}
+
+
+def look(**changes):
+    return {"mlflow_server_look": LOOK | changes}
+
+
+def team(goes_by, *names):
+    """Return groups of two servers, of which these names, or both, go by the same key or user."""
+    both = ["server", "other"]
+    carriers = f"carriers_{hashlib.sha1(goes_by.encode()).hexdigest()}"
+    return {"mlflow": both, carriers: list(names) or both}
+
+
+# By task: settings that break one of its rules, and words that an operator reads.
+BROKEN = {
+    ("roles/mlflow_server/tasks/settings.yml", "Settings | Refuse what cannot work"): [
+        ({"mlflow_server_instance": "MLflow!"}, "found mlflow_server_instance: MLflow!; use small"),
+        ({"mlflow_server_instance": "mlflow-"}, "such as mlflow or mlflow-team-a; found"),
+        ({"mlflow_server_port": 0}, "from 1 to 65535; found mlflow_server_port: 0; choose another"),
+        ({"mlflow_server_port": 65536}, "found mlflow_server_port: 65536; choose another"),
+        (
+            {"mlflow_server_public_names": ["*"]},
+            'mlflow_server_public_names; found ["*"]; list each',
+        ),
+        (
+            {"mlflow_server_public_names": "a.example"},
+            'found "a.example"; list each name or address',
+        ),
+        ({"mlflow_server_public_names": ["a:5000"]}, 'found ["a:5000"]; list each name'),
+        ({"mlflow_server_environment": {"A KEY": "x"}}, "found A KEY; use letters, digits and"),
+        ({"mlflow_server_secret_environment": {"1A": SECRET}}, "found 1A; use letters"),
+        ({"mlflow_server_files": {"A-B": SECRET}}, "mlflow_server_files; found A-B; use letters"),
+        (
+            {"mlflow_server_backend_store_uri": f"postgresql://ada:{SECRET}@db/mlflow"},
+            "Wanted postgresql+psycopg2:// in mlflow_server_backend_store_uri",
+        ),
+        (
+            {"mlflow_server_backend_store_uri": f"postgres://ada:{SECRET}@db/mlflow"},
+            "set mlflow_server_database_host and the like and leave the URI out",
+        ),
+        (
+            DATABASE | {"mlflow_server_backend_store_uri": "sqlite:////var/lib/mlflow/mlflow.db"},
+            "Wanted mlflow_server_database_host or mlflow_server_backend_store_uri; found both",
+        ),
+        ({"mlflow_server_database_host": "db"}, "logs in at db; found none; set mlflow_server_d"),
+        (
+            DATABASE | {"mlflow_server_database_logins": [{"name": "mlflow_a", "password": ""}]},
+            "Wanted the role and its password with which the server logs in at db; found none",
+        ),
+        (
+            {"mlflow_server_backend_store_uri": "sqlite:////srv/mlflow.db"},
+            "inside /var/lib/mlflow, all that the service may write to; found /srv/mlflow.db; put",
+        ),
+        ({"mlflow_server_artifacts_destination": "file:///srv/a"}, "found /srv/a; put it inside"),
+        (
+            {"mlflow_server_artifacts_destination": "/var/lib/mlflow/../a"},
+            "found /var/lib/a; put it inside, or move mlflow_server_data_directory to that disk",
+        ),
+        (
+            {"mlflow_server_secret_environment": {"A_KEY": f"x{EXAMPLE}"}},
+            "found the example's value for A_KEY; make it as group_vars/mlflow/vault.yml.example",
+        ),
+        ({"mlflow_server_files": {"A_FILE": EXAMPLE}}, "the example's value for A_FILE; make it"),
+        ({"mlflow_server_database_owner_password": EXAMPLE}, "value for mlflow_owner; make it"),
+        (
+            DATABASE | {"mlflow_server_database_logins": [{"name": "b", "password": EXAMPLE}]},
+            "found the example's value for b; make it",
+        ),
+        (
+            OIDC | {"mlflow_server_oidc": PROVIDER | {"client_secret": EXAMPLE}},
+            "found the example's value for OIDC_CLIENT_SECRET; make it",
+        ),
+    ],
+    (
+        "roles/mlflow_server/tasks/login.yml",
+        "Login | Refuse a login that lets in whom it should not",
+    ): [
+        (
+            {"mlflow_server_listen_address": "0.0.0.0"},
+            "found mlflow_server_listen_address: 0.0.0.0 and no authentication; set",
+        ),
+        ({"mlflow_server_listen_address": "::"}, "set mlflow_server_allow_anonymous: true"),
+        ({"mlflow_server_listen_address": "10.127.0.1"}, "found mlflow_server_listen_address: 10."),
+        ({"mlflow_server_users": [USER]}, "none and also mlflow_server_users, which it would not"),
+        ({"mlflow_server_admin_password": SECRET}, "and also mlflow_server_admin_password, which"),
+        (
+            BASIC | {"mlflow_server_oidc": PROVIDER},
+            "found mlflow_server_authentication: basic and also mlflow_server_oidc, which it would",
+        ),
+        (
+            BASIC | {"mlflow_server_listen_address": "0.0.0.0"},
+            "found mlflow_server_listen_address: 0.0.0.0 and no TLS; turn it on at the front",
+        ),
+        (
+            {"mlflow_server_authentication": "front", "mlflow_server_listen_address": "::"},
+            "Wanted TLS, as each request carries a password; found",
+        ),
+        (
+            OIDC | {"mlflow_server_oidc": {"client_id": "mlflow"}},
+            "found no discovery_url, no client_secret; correct mlflow_server_oidc",
+        ),
+    ],
+    (
+        "roles/mlflow_server/tasks/passwords.yml",
+        "Passwords | Refuse users with bad passwords or unknown permissions",
+    ): [
+        (BASIC | {"mlflow_server_admin_password": ""}, "found admin with no password; correct"),
+        (
+            BASIC | {"mlflow_server_admin_password": "password1234"},
+            "found admin with a password that everybody knows; correct mlflow_server_admin_pass",
+        ),
+        (
+            BASIC | {"mlflow_server_users": [USER, {"name": "bob", "password": "short"}]},
+            "found bob with a password of 5 characters; correct",
+        ),
+    ],
+    ("roles/mlflow_server/tasks/preflight.yml", "Preflight | Refuse a host that cannot carry it"): [
+        (look(systemd=False, init="sleep"), "init; found sleep as process 1; use a host"),
+        (
+            look(foreign=["/usr, root's and not empty"]),
+            "found /usr, root's and not empty; choose another mlflow_server_instance, or",
+        ),
+        (
+            {"mlflow_server_workers": 5000},
+            "(2 x 1300270 MB and 384 MB for the system); found 4000 MB; take a larger host",
+        ),
+        (look(memory_mb=1443), "Wanted 1444 MB of memory for 1 workers (2 x 530 MB and 384 MB"),
+        (
+            {"mlflow_server_memory_max_mb": 789},
+            "Wanted mlflow_server_memory_max_mb of 790 at least, which a colour takes at rest",
+        ),
+        (
+            {"mlflow_server_artifact_max_mb": 12_501},
+            "artifact_max_mb of 12500 at most, as four may be on their way on that disk; found",
+        ),
+    ],
+    ("roles/mlflow_server/tasks/verify.yml", "Verify | Refuse a process that has former secrets"): [
+        (
+            look(started=999.25),
+            "found some of blue from 999 (its files are from 999, seconds of the epoch)",
+        ),
+        (look(others=[17, 18]), "and of the other colour 17, 18; run this playbook again"),
+    ],
+    ("roles/mlflow_client/tasks/preflight.yml", "Preflight | Refuse what cannot work"): [
+        (
+            {"mlflow_client_tracking_uri": f"http://ada:{SECRET}@server:5000"},
+            "without name and password, or nothing for a local folder; found http://****@server:50",
+        ),
+        ({"mlflow_client_tracking_uri": "server:5000"}, "found server:5000; correct it"),
+        ({"mlflow_client_tracking_uri": "http://server /x"}, "found http://server /x; correct it"),
+        (
+            {"mlflow_client_virtualenv": "mlflow"},
+            "found mlflow_client_virtualenv: mlflow and mlflow_client_directory: ~/mlruns; choose",
+        ),
+        ({"mlflow_client_directory": "/srv/$HOME"}, "mlflow_client_directory: /srv/$HOME; choose"),
+        (
+            {"mlflow_client_environment": {"A KEY": "x"}},
+            "environment variables in mlflow_client_environment; found A KEY; use letters",
+        ),
+        (
+            {"mlflow_client_environment": {"AWS_SECRET_ACCESS_KEY": SECRET}},
+            "Wanted no secrets in mlflow_client_environment; found AWS_SECRET_ACCESS_KEY; let the",
+        ),
+        ({"mlflow_client_environment": {"Db_Passphrase": SECRET}}, "found Db_Passphrase; let the"),
+    ],
+    ("roles/mlflow_client/tasks/ask.yml", "Ask | Refuse a server that does not answer"): [
+        (
+            {
+                "mlflow_client_tracking_uri": "http://server:5000",
+                "__mlflow_client_asked": {
+                    "stdout": '{"answers": false, "found": "a riddle", "remedy": "solve it"}'
+                },
+            },
+            "Wanted the tracking server to answer ada on server at mlflow_client_tracking_uri: "
+            "http://server:5000; found a riddle; solve it.",
+        ),
+    ],
+    ("roles/mlflow_venv/tasks/lock.yml", "Lock | Refuse a version of MLflow without a lock"): [
+        ({"mlflow_venv_version": "9.9.9"}, "mlflow_venv_version=9.9.9; found locks of "),
+        ({"mlflow_venv_version": "9.9.9"}, "run `make lock MLFLOW_VERSION=9.9.9`, or choose one"),
+        (
+            {"mlflow_venv_version": "9.9.9", "mlflow_venv_extra": "oidc"},
+            "run `tools/lock 9.9.9 --oidc`, or choose one of these",
+        ),
+    ],
+    (
+        "roles/aws_credentials/tasks/preflight.yml",
+        "Preflight | Refuse a key file that cannot be used",
+    ): [
+        (
+            KEY_FILE | {"aws_credentials_iam_user": ""},
+            "/new, the user '' and a passphrase; correct",
+        ),
+        (
+            KEY_FILE | {"aws_credentials_key_file_passphrase": ""},
+            "the user 'tracking' and no passphrase; correct that, or leave aws_credentials",
+        ),
+        (
+            KEY_FILE | {"aws_credentials_key_file_passphrase": EXAMPLE},
+            "the user 'tracking' and the example's passphrase; correct",
+        ),
+        (KEY_FILE | {"aws_credentials_key_file": "/nowhere/key"}, "exists, an aws_credentials_iam"),
+    ],
+    (
+        "roles/aws_credentials/tasks/preflight.yml",
+        "Preflight | Read the key file with aws_credentials_key_file_passphrase",
+    ): [
+        (
+            KEY_FILE | {"aws_credentials_key_file": f"{FOLDER.name}/key.json"},
+            "Wanted the secret of AKIANEW in /",
+        ),
+    ],
+    (
+        "roles/aws_credentials/tasks/preflight.yml",
+        "Preflight | Refuse a key that is not there, not wanted or the example's",
+    ): [
+        (
+            STATIC | {"aws_credentials_secret_access_key": ""},
+            "Wanted a key for aws_credentials_mode",
+        ),
+        (STATIC | {"aws_credentials_access_key_id": ""}, "empty; put both into the vault, or"),
+        (
+            {"aws_credentials_secret_access_key": SECRET},
+            "Wanted no key for aws_credentials_mode: none; found one; set",
+        ),
+        (
+            {
+                "aws_credentials_mode": "instance_profile",
+                "aws_credentials_secret_access_key": SECRET,
+            },
+            "no key for aws_credentials_mode: instance_profile; found one; set",
+        ),
+        (
+            STATIC | {"aws_credentials_secret_access_key": EXAMPLE},
+            "Wanted a key of your own; found the example's; put the one",
+        ),
+        (STATIC | {"aws_credentials_access_key_id": EXAMPLE}, "Wanted a key of your own; found"),
+    ],
+    ("playbooks/inventory.yml", "Refuse an inventory without a host in a known group"): [
+        (
+            {"groups": {"all": ["server"], "mlfow": ["server"], "mlflow": []}},
+            "mlflow or database or mlflow_clients; found the groups mlfow in hosts.yml; copy",
+        ),
+        ({"groups": {"all": [], "mlflow": []}}, "found the groups none in hosts.yml; copy"),
+    ],
+    ("playbooks/inventory.yml", "Refuse a run without a host in a known group"): [
+        (
+            {"groups": {"all": ["server"], "mlfow": ["server"], "mlflow": ["other"]}},
+            "found server in this run; leave --limit out, or correct the groups in hosts.yml",
+        ),
+    ],
+    ("playbooks/tasks/names.yml", "Refuse variables that nobody would heed"): [
+        (
+            {"mlflow_server_wrokers": 2, "mlflow_venv_verson": "3.17.2"},
+            "found mlflow_server_wrokers (mlflow_server_workers?), mlflow_venv_verson (",
+        ),
+        (
+            {"mlflow_client_tracking_url": "http://server:5000"},
+            "found mlflow_client_tracking_url (mlflow_client_tracking_uri?); correct the name",
+        ),
+    ],
+    ("playbooks/mlflow.yml", "Refuse what two roles would not agree on"): [
+        (
+            {"mlflow_server_authentication": "front"},
+            "found 0 of them and mlflow_server_authentication: front; set both, or neither",
+        ),
+        (
+            {"nginx_users": [USER]},
+            "found 1 of them and mlflow_server_authentication: none; set both",
+        ),
+        (
+            DATABASE | {"postgresql_ca": "PEM", "postgresql_database": "lab"},
+            "found postgresql_database, postgresql_ca; set mlflow_server_database_name, "
+            "mlflow_server_database_ca instead",
+        ),
+    ],
+    ("playbooks/mlflow.yml", "Refuse two names for one instance"): [
+        (
+            {
+                "ansible_play_hosts": ["server", "other"],
+                "hostvars": {"server": look(), "other": look()},
+            },
+            "Wanted each instance once; found server, other, of which two are the same host",
+        ),
+    ],
+    ("playbooks/rotate_admin_password.yml", "Refuse servers without users"): [
+        ({}, "mlflow_server_authentication: basic; found none on server; set it"),
+        (
+            {"mlflow_server_authentication": "front"},
+            "found none on server; set it and run site.yml",
+        ),
+    ],
+    ("playbooks/rotate_server_secrets.yml", "Refuse to leave a server out"): [
+        (
+            {"groups": {"mlflow": ["server", "other"]}},
+            "found that other would be left out, with the former secrets; run again",
+        ),
+    ],
+    ("playbooks/credentials_status.yml", "Refuse what is overdue"): [
+        (
+            {"credentials_max_age_days": 30},
+            "older than 30 days (credentials_max_age_days); found access key of server, da",
+        ),
+    ],
+    ("playbooks/rotate_database_password.yml", "Refuse to leave a server out"): [
+        (
+            {"groups": {"mlflow": ["server", "other"], "rotation": ["server"]}},
+            "found that other would be left out; run again without --limit",
+        ),
+    ],
+    ("playbooks/rotate_database_password.yml", "Refuse if none is left"): [
+        (
+            {"groups": {"mlflow": ["server"]}},
+            "mlflow_server_database_host; found none; there is no",
+        ),
+    ],
+    ("playbooks/rotate_database_password.yml", "Refuse what rotates in no way"): [
+        (DATABASE, "found neither db in the group database nor postgresql_admin_password; give"),
+    ],
+    ("playbooks/rotate_database_password.yml", "Refuse servers that are not set up"): [
+        (DATABASE | look(login=""), "found that none serves with a login on server; run site.yml"),
+        (DATABASE | look(login="root"), "found root on server; run site.yml first"),
+    ],
+    ("playbooks/rotate_database_password.yml", "Refuse other passwords for the same logins"): [
+        (
+            {
+                "groups": {"rotation": ["server", "other"]},
+                "hostvars": {
+                    "server": {"rotation_database": "db:5432/mlflow"} | DATABASE,
+                    "other": {
+                        "rotation_database": "db:5432/mlflow",
+                        "mlflow_server_database_logins": LOGINS[:1],
+                    },
+                },
+            },
+            "for all servers of db:5432/mlflow; found that it differs between server, other; say",
+        ),
+    ],
+    ("playbooks/rotate_database_password.yml", "Refuse a server with the former login"): [
+        (
+            DATABASE | {"rotation_comes": "mlflow_b"},
+            "Wanted server to serve as mlflow_b; found that it does as mlflow_a; run this playbook",
+        ),
+    ],
+    ("playbooks/rotate_aws_credentials.yml", "Refuse to leave out who may carry the same key"): [
+        (
+            STATIC
+            | {
+                "groups": {"mlflow": ["server", "other"]},
+                "hostvars": {"other": {"aws_credentials_mode": "static"}},
+            },
+            "found other left out; run without --limit, or take a machine that there is none of",
+        ),
+    ],
+    ("playbooks/rotate_aws_credentials.yml", "Refuse one key file for several users"): [
+        (
+            KEY_FILE
+            | {
+                "groups": {"mlflow": ["server", "other"]},
+                "hostvars": {"other": KEY_FILE | {"aws_credentials_iam_user": "jenkins"}},
+            },
+            "/new for tracking and jenkins; give one of them a file of its own",
+        ),
+    ],
+    ("playbooks/rotate_aws_credentials.yml", "Refuse a key that nobody could try"): [
+        (
+            STATIC | {"groups": {"mlflow_clients": ["server"]}},
+            "where ada on server can try the new key before the old one is deactivated; found",
+        ),
+    ],
+    (
+        "playbooks/rotate_aws_credentials.yml",
+        "Refuse a server whose key is an environment variable",
+    ): [
+        (
+            STATIC | {"mlflow_server_environment": {"AWS_ACCESS_KEY_ID": "AKIAOTHER"}},
+            "found AWS_ACCESS_KEY_ID among the environment variables of server, which goes before",
+        ),
+        (
+            STATIC | {"mlflow_server_secret_environment": {"AWS_ACCESS_KEY_ID": SECRET}},
+            "take that out and run site.yml",
+        ),
+    ],
+    ("playbooks/rotate_aws_credentials.yml", "Refuse several keys for the same hosts"): [
+        (
+            STATIC
+            | {
+                "aws_credentials_iam_user": "tracking",
+                "groups": team("tracking"),
+                "hostvars": {"other": STATIC | {"aws_credentials_access_key_id": "AKIAOTHER"}},
+            },
+            "found server with AKIANEW , other with AKIAOTHER  (aws_credentials_access_key_id",
+        ),
+    ],
+    (
+        "playbooks/rotate_aws_credentials.yml",
+        "Refuse to take a key from who is not in this rotation",
+    ): [
+        (
+            STATIC
+            | {
+                "groups": team("AKIANEW", "server"),
+                "hostvars": {"other": {"rotation_carries": "AKIAOLD"}},
+            },
+            "that carry AKIAOLD to get its successor; found that other would go on with it, as",
+        ),
+    ],
+    (
+        "playbooks/rotate_aws_credentials.yml",
+        "Refuse to go on while a host carries another key",
+    ): [
+        (
+            STATIC
+            | {"groups": team("AKIANEW"), "hostvars": {"other": look(access_key_id="AKIAOLD")}},
+            "every host to carry AKIANEW; found AKIANEW, AKIAOLD among server, other; the old key",
+        ),
+    ],
+}
+# The same close to the border: it is not refused.
+HELD = {
+    "roles/mlflow_server/tasks/settings.yml": [
+        {},
+        {
+            "mlflow_server_instance": "mlflow-team-a1",
+            "mlflow_server_port": 1,
+            "mlflow_server_public_names": ["10.0.0.5", "::1", "[fe80::1]", "a-b.example.com"],
+            "mlflow_server_environment": {"_a1": "x"},
+            "mlflow_server_backend_store_uri": "sqlite:////var/lib/mlflow-team-a1/a/mlflow.db",
+            "mlflow_server_artifacts_destination": "s3://bucket/prefix",
+        },
+        {
+            "mlflow_server_port": "65535",
+            "mlflow_server_backend_store_uri": f"postgresql+psycopg2://ada:{SECRET}@db/mlflow",
+        },
+        DATABASE | OIDC,
+    ],
+    "roles/mlflow_server/tasks/login.yml": [
+        {"mlflow_server_listen_address": "127.0.0.2"},
+        {"mlflow_server_listen_address": "0.0.0.0", "mlflow_server_allow_anonymous": "yes"},
+        BASIC | {"mlflow_server_listen_address": "::1", "mlflow_server_users": [USER]},
+        BASIC | {"mlflow_server_listen_address": "::", "mlflow_server_scheme": "https"},
+        OIDC,
+    ],
+    "roles/mlflow_server/tasks/passwords.yml": [{}, BASIC | {"mlflow_server_users": [USER]}],
+    "roles/mlflow_server/tasks/preflight.yml": [
+        {},
+        look(memory_mb=1444),
+        {"mlflow_server_memory_max_mb": 790},
+        {"mlflow_server_artifact_max_mb": 12_500},
+    ],
+    "roles/mlflow_server/tasks/verify.yml": [{}, look(started=5, installed=5)],
+    "roles/mlflow_client/tasks/preflight.yml": [
+        {},
+        {
+            "mlflow_client_tracking_uri": "https://server.example.com:5000/mlflow",
+            "mlflow_client_virtualenv": "/srv/ada/m.l-f_1",
+            "mlflow_client_environment": {"_a1": "x"},
+        },
+    ],
+    "roles/mlflow_client/tasks/ask.yml": [
+        {"__mlflow_client_asked": {"stdout": '{"answers": true}'}}
+    ],
+    "roles/mlflow_venv/tasks/lock.yml": [{}, {"mlflow_venv_extra": "oidc"}],
+    "roles/aws_credentials/tasks/preflight.yml": [
+        {},
+        STATIC,
+        {"aws_credentials_mode": "instance_profile"},
+        KEY_FILE,
+    ],
+    "playbooks/inventory.yml": [{}, {"groups": {"database": ["server"], "mlflow": []}}],
+    "playbooks/tasks/names.yml": [{"mlflow_server_port": 5001, "nginx_vhosts": []}],
+    "playbooks/mlflow.yml": [
+        {},
+        {"mlflow_server_authentication": "front", "nginx_users": [USER]},
+        DATABASE | {"postgresql_admin_password": SECRET},
+        {
+            "ansible_play_hosts": ["server", "other"],
+            "hostvars": {"other": look(place="here mlflow-team-a")},
+        },
+    ],
+    "playbooks/rotate_admin_password.yml": [BASIC],
+    "playbooks/rotate_server_secrets.yml": [{}],
+    "playbooks/credentials_status.yml": [{"credentials_max_age_days": 1_000_000}],
+    "playbooks/rotate_database_password.yml": [DATABASE | {"postgresql_admin_password": SECRET}],
+    "playbooks/rotate_aws_credentials.yml": [
+        STATIC
+        | KEY_FILE
+        | {
+            "aws_credentials_probe_uri": "s3://bucket/prefix",
+            "groups": team("tracking"),
+            "ansible_play_hosts": ["server", "other"],
+            "hostvars": {"other": look() | STATIC | KEY_FILE},
+        },
+    ],
+}
+
+
+@functools.cache
+def load(path):
+    return LOADER.load_from_file(str(ROOT / path), trusted_as_template=True)
+
+
+class Check:
+    """A task that refuses.
+
+    Args:
+        path: Its file.
+        play: The play that it is in, nothing in a file of tasks.
+        task: The task.
+    """
+
+    def __init__(self, path: str, play: dict, task: dict):
+        self.path, self.play = path, play
+        self.variables = task.get("vars", {})
+        when = task.get("when", [])
+        self.when = when if isinstance(when, list) else [when]
+        that, message = task[ASSERT]["that"], task[ASSERT]["fail_msg"]
+        thats = that if isinstance(that, list) else [that]
+        self.rules = [(trust_as_template(f"{{{{ {each} }}}}"), message) for each in thats]
+        if "rules" in self.variables:
+            assert (that, message, self.variables["refusals"]) == ALL_AT_ONCE, task["name"]
+            self.rules = [(rule["that"], rule["otherwise"]) for rule in self.variables["rules"]]
+
+    def ask(self, settings: dict) -> dict[int, str]:
+        """Return what an operator reads, by the number of each rule that these settings break."""
+        templar = Templar(loader=LOADER, variables=self.known(GIVEN | settings) | self.variables)
+        if not all(templar.evaluate_conditional(trust_as_template(each)) for each in self.when):
+            return {}
+        return {
+            number: templar.template(message)
+            for number, (holds, message) in enumerate(self.rules)
+            if templar.template(holds) is not True
+        }
+
+    def known(self, given: dict) -> dict:
+        """Return all variables, the later before the earlier as in Ansible."""
+        hostvars = {
+            name: {"inventory_hostname": name} | given.get("hostvars", {}).get(name, {})
+            for name in ("server", "other")
+        }
+        hostvars["server"] |= {name: given[name] for name in given.keys() - {"hostvars"}}
+        known = {"role_path": str(ROOT / self.path).partition("/tasks")[0]}
+        known |= variables_of(self.path, "defaults") | given | {"hostvars": hostvars}
+        known |= self.play.get("vars", {})
+        for file in self.play.get("vars_files", []):
+            known |= load(f"playbooks/{file}")
+        return known | variables_of(self.path, "vars")
+
+
+def variables_of(path, kind):
+    """Return defaults or vars of the roles that a file sees: its own, or in a playbook all."""
+    role = path.split("/")[1] if path.startswith("roles/") else "*"
+    found = {}
+    for file in ROOT.glob(f"roles/{role}/{kind}/main.yml"):
+        found |= load(file)
+    return found
+
+
+def checks_in(path):
+    """Yield file, name and check of each task that refuses, those in plays and blocks included."""
+    waiting = [({}, item) for item in load(path) or []]
+    while waiting:
+        play, item = waiting.pop(0)
+        if ASSERT in item:
+            yield (path, item["name"]), Check(path, play, item)
+        inside = item if "hosts" in item else play
+        lists = ("tasks", "pre_tasks", "post_tasks", "block", "rescue", "always")
+        waiting += [(inside, inner) for key in lists for inner in item.get(key, [])]
+
+
+def files():
+    """Return the files of tasks and plays, roles' and playbooks'."""
+    patterns = ("site.yml", "roles/*/tasks/*.yml", "playbooks/*.yml", "playbooks/tasks/*.yml")
+    return [str(p.relative_to(ROOT)) for pattern in patterns for p in sorted(ROOT.glob(pattern))]
+
+
+CHECKS = {key: check for path in files() for key, check in checks_in(path)}
+
+
+@functools.cache
+def answer(key, row):
+    """Return what the rules of a task say to a row of the table."""
+    return CHECKS[key].ask(BROKEN[key][row][0])
+
+
+def rows(table):
+    found = [(key, number) for key, rows in table.items() for number in range(len(rows))]
+    return [
+        pytest.param(*row, id=f"{row[0][0]} {row[1]}: {table[row[0]][row[1]][-1]}") for row in found
+    ]
+
+
+@pytest.mark.parametrize(("key", "row"), rows(BROKEN))
+def test_what_breaks_a_rule_is_refused(key, row):
+    """With what was wanted, what was found and what to do, and without a secret."""
+    (said,) = answer(key, row).values()
+    assert BROKEN[key][row][1] in said
+    assert re.fullmatch("Wanted .+; found .+; .+", said, re.DOTALL) and SECRET not in said
+
+
+@pytest.mark.parametrize(
+    ("path", "settings"), [(path, settings) for path, rows in HELD.items() for settings in rows]
+)
+def test_what_is_just_within_the_rules_is_not_refused(path, settings):
+    checks = [check for (file, _), check in CHECKS.items() if file == path]
+    assert [check.ask(settings) for check in checks] == [{}] * len(checks)
+
+
+@pytest.mark.parametrize("key", CHECKS, ids=" ".join)
+def test_every_rule_is_broken_by_something(key):
+    """One that nothing breaks may be dead, or refuse nothing, or fail over its own message."""
+    broken = {number for row in range(len(BROKEN[key])) for number in answer(key, row)}
+    assert broken == set(range(len(CHECKS[key].rules)))
