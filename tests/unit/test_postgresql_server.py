@@ -53,6 +53,7 @@ class FakeHost:
         self.clusters, self.enabled = ["main"], True
         self.holders = {}
         self.auto, self.hba_errors, self.included = {}, [], True
+        self.others, self.databases = {}, []
         self.fatal = self.psql_error = ""
         self.folder = root / "etc/postgresql/17/main"
         self.data = root / "var/lib/postgresql/17/main"
@@ -110,6 +111,7 @@ class FakeHost:
     def on_disk(self):
         """Return {name: (value, file)} of the settings, the last one winning."""
         found = {"listen_addresses": ("localhost", "main"), "port": ("5432", "main")}
+        found |= {name: (value, "main") for name, value in self.others.items()}
         if self.conf.exists() and self.included:
             for name, value in re.findall(r"(?m)^(\w+) = '(.*)'$", self.conf.read_text()):
                 found[name] = (value, "/etc/postgresql/17/main/conf.d/zz-ansible.conf")
@@ -156,6 +158,7 @@ class FakeHost:
             "pending": pending or None,
             "fixed": fixed,
             "hba_errors": self.hba_errors or None,
+            "databases": self.databases or None,
         }
         return f"{json.dumps(settings)}\n{json.dumps(more)}\n"
 
@@ -396,6 +399,42 @@ def test_a_server_that_does_not_start_with_the_settings_goes_back(host):
     assert "canary" not in str(refused.value), "what others asked the server"
     assert host.files() == before and host.alive
     assert host.ensure() == []
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "phrase"),
+    [
+        ("*", ["localhost"], "postgresql_listen_addresses: ['*']"),
+        ("127.0.0.1, 192.0.2.7", ["127.0.0.1"], "postgresql_listen_addresses: ['127.0.0.1', '192"),
+        ("0.0.0.0", ["::"], "postgresql_listen_addresses: ['0.0.0.0']"),
+    ],
+)
+def test_an_address_of_a_server_that_others_use_is_not_closed(host, theirs, ours, phrase):
+    """Our defaults would take it from `*` back to localhost, and its clients off it."""
+    host.databases, host.others = ["shop"], {"listen_addresses": theirs}
+    host.start()
+    said = refusal(host, listen_addresses=ours)
+    assert "found shop in one that listens" in said and phrase in said
+    host.databases = []
+    assert "settings" in host.ensure(listen_addresses=ours), "the distribution's own, with nothing"
+
+
+def test_a_port_of_a_server_that_others_use_is_kept(host):
+    """Its clients have the port in their settings."""
+    host.databases, host.others = ["shop"], {"port": "5433"}
+    host.start()
+    assert "set postgresql_port: 5433" in refusal(host)
+    host.ensure(port=5433)
+    assert host.running["port"] == "5433"
+    host.ensure(port=5434, listen_addresses=["localhost"])
+    assert host.running["port"] == "5434", "whoever changes a variable later means it"
+
+
+def test_more_addresses_for_a_server_that_others_use_are_no_loss(host):
+    host.databases, host.others = ["shop"], {"listen_addresses": "localhost"}
+    host.start()
+    host.ensure(listen_addresses=["*"])
+    assert host.running["listen_addresses"] == "*"
 
 
 def test_what_is_not_installed_is_installed_first(host):

@@ -7,9 +7,9 @@ DOCUMENTATION = r"""
 module: postgresql_server
 short_description: Settings, access and certificate of the one PostgreSQL server on a Debian host
 description:
-  - Refuses, before it changes anything, what stands in the way. Writes one file in C(conf.d), one
-    marked block in C(pg_hba.conf) and, if given, a certificate with its key. Nothing else of the
-    server is changed.
+  - Refuses, before it changes anything, what stands in the way, and to close an address or the port
+    of a server in which others have databases. Writes one file in C(conf.d), one marked block in
+    C(pg_hba.conf) and, if given, a certificate with its key. Nothing else of the server is changed.
   - What is invalid never takes effect, and the former files are put back. The server is restarted
     only for a setting of these that cannot be reloaded. What is left to do is read off the host, so
     the next run finishes what an interrupted one began.
@@ -86,6 +86,8 @@ LOOK = [
     "SELECT json_build_object("
     "'loaded', extract(epoch FROM pg_conf_load_time()),"
     "'hba_file', current_setting('hba_file'),"
+    "'databases', (SELECT json_agg(datname ORDER BY datname) FROM pg_database"
+    " WHERE NOT datistemplate AND datname <> 'postgres'),"
     "'pending', (SELECT json_agg(name) FROM pg_settings WHERE pending_restart),"
     "'fixed', (SELECT json_object_agg(name, setting) FROM pg_settings"
     " WHERE context = 'postmaster'),"
@@ -474,6 +476,31 @@ class Server:
                     "`include_dir = 'conf.d'` at the end of postgresql.conf."
                 )
 
+    def check_who_is_cut_off(self, state: dict) -> None:
+        """Refuse to close an address or a port of a server that others have set up and use.
+
+        Only before our first file is there: whoever changes a variable later means it.
+        """
+        if self.conf.exists() or not state["databases"]:
+            return
+        names = state["fixed"]["listen_addresses"].replace(" ", "").split(",")
+        there = {address for name in filter(None, names) for address in resolve(name)}
+        wanted = {address for name in self.listen for address in resolve(name)}
+        all_of = {address.version for address in wanted if address.is_unspecified}
+        lost = {address for address in there - wanted if address.version not in all_of}
+        port = state["fixed"]["port"]
+        for variable, found, closed in (
+            ("postgresql_listen_addresses", names, bool(lost)),
+            ("postgresql_port", port, port != str(self.port)),
+        ):
+            if closed:
+                raise Refused(
+                    "Wanted clients of a PostgreSQL server that is there already to reach it as "
+                    f"before; found {', '.join(state['databases'])} in one that listens on "
+                    f"{', '.join(names)} port {port}; set {variable}: {found}, or, once nobody "
+                    "comes that way, change the server's own settings and restart it."
+                )
+
     # What is done.
 
     def plan(self) -> list[str]:
@@ -495,6 +522,8 @@ class Server:
         if not state:
             return [*plan, "start"]
         self.check_state(state, written=not differing)
+        with self.as_owner():
+            self.check_who_is_cut_off(state)
         if self.pending(state) or (differing and self.will_be_pending(state)):
             return [*plan, "reload", "restart"]
         if differing or not self.is_loaded(state) or not self.answers_over_tls():
