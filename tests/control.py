@@ -17,11 +17,13 @@ class Control:
     Args:
         inventory: Path of the scenario's inventory.
         name: Name of the host in it, and of its container.
+        arguments: For every playbook.
     """
 
-    def __init__(self, inventory: str, name: str):
+    def __init__(self, inventory: str, name: str, *arguments: str):
         self.inventory = inventory
         self.name = name
+        self.arguments = arguments
 
     def start(self, *arguments: str, playbook: str = "site.yml", **variables):
         """Start a playbook against the host and return the process."""
@@ -31,6 +33,7 @@ class Control:
                 f"--inventory={self.inventory}",
                 f"--limit={self.name}",
                 f"--extra-vars={json.dumps(variables)}",
+                *self.arguments,
                 *arguments,
                 str(ROOT / playbook),
             ],
