@@ -2,13 +2,15 @@
 
 The MLflow client retries seven times and so hides what a change of the server costs its users;
 this does not. Each thread logs metrics into a run and over connections of its own; with
-`--write mixed` it now and then puts, gets and deletes an artifact. Stops on SIGTERM, though not
+`--write mixed` it now and then puts and gets an artifact instead. Stops on SIGTERM, though not
 before --at-least writes, or after --seconds, and prints one line of JSON.
+
+What a thread writes is the number of its turn, so that what was acknowledged can be looked up
+later: acknowledged() says what that is.
 """
 
 import argparse
 import http.client
-import itertools
 import json
 import signal
 import threading
@@ -19,6 +21,30 @@ from urllib.parse import urlsplit
 
 # Metrics in one call of log-batch.
 BATCH = 100
+# In a mixed load, every how many-th turn of a thread is an artifact.
+ARTIFACT = 20
+
+
+def artifact(run: str, turn: int) -> tuple[str, bytes]:
+    """Return path and content of an artifact of a mixed load."""
+    return f"load/{run}/{turn}", f"{turn}".encode() * 1000
+
+
+def acknowledged(counts: dict) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
+    """Return the turns of each run that a mixed load's server has said it had written.
+
+    Args:
+        counts: What the load printed.
+
+    Returns:
+        Those of metrics, each with its turn as value and step, and those of artifacts.
+    """
+    metrics, artifacts = {}, {}
+    for run, found in counts["runs"].items():
+        turns = [turn for turn in range(1, found["turns"] + 1) if turn not in found["failed"]]
+        metrics[run] = [turn for turn in turns if turn % ARTIFACT]
+        artifacts[run] = [turn for turn in turns if not turn % ARTIFACT]
+    return metrics, artifacts
 
 
 class Load:
@@ -44,8 +70,8 @@ class Load:
         self.seconds = seconds
         self.at_least, self.pause = at_least, pause
         self.write = {"metric": self.metric, "batch": self.batch, "mixed": self.mixed}[kind]
-        # A value that was logged before at the same step and time is not written again.
-        self.values = itertools.count()
+        # By run: the last turn, and those that failed.
+        self.turns: dict[str, dict] = {}
         self.stopped = threading.Event()
         self.counts = Counter()
         self.errors = Counter()
@@ -74,8 +100,7 @@ class Load:
         return run
 
     def fresh(self, key: str, turn: int) -> dict:
-        value, now = next(self.values), int(time.time() * 1000)
-        return {"key": key, "value": value, "timestamp": now, "step": turn}
+        return {"key": key, "value": turn, "timestamp": int(time.time() * 1000), "step": turn}
 
     def metric(self, connection, run: str, turn: int) -> None:
         self.api(connection, "runs/log-metric", run_id=run, **self.fresh("m", turn))
@@ -85,22 +110,21 @@ class Load:
         self.api(connection, "runs/log-batch", run_id=run, metrics=metrics)
 
     def mixed(self, connection, run: str, turn: int) -> None:
-        if turn % 20:
+        if turn % ARTIFACT:
             self.metric(connection, run, turn)
             return
-        path = f"/api/2.0/mlflow-artifacts/artifacts/load/{run}-{threading.get_ident()}"
-        sent = f"{turn}".encode() * 1000
-        self.request(connection, "PUT", path, sent)
-        if self.request(connection, "GET", path) != sent:
+        name, content = artifact(run, turn)
+        path = f"/api/2.0/mlflow-artifacts/artifacts/{name}"
+        self.request(connection, "PUT", path, content)
+        if self.request(connection, "GET", path) != content:
             raise http.client.HTTPException("an artifact came back changed")
-        self.request(connection, "DELETE", path)
 
     def is_enough(self) -> bool:
         return self.stopped.is_set() and self.counts.total() >= self.at_least
 
     def work(self, run: str) -> None:
         connection = http.client.HTTPConnection(self.host, timeout=60)
-        turn = 0
+        turn, failed = 0, []
         while time.monotonic() < self.until and not self.is_enough():
             turn += 1
             begun = time.monotonic()
@@ -116,10 +140,12 @@ class Load:
                 if failure:
                     self.errors[failure] += 1
             if failure:
+                failed.append(turn)
                 time.sleep(0.05)  # a refused connection costs nothing: do not spin
             if self.pause:
                 time.sleep(self.pause)
         connection.close()
+        self.turns[run] = {"turns": turn, "failed": failed}
 
     def run(self, threads: int) -> dict:
         """Load with that many threads and return the counts."""
@@ -138,6 +164,7 @@ class Load:
             "seconds": round(time.monotonic() - begun, 2),
             "slowest_s": round(self.slowest_s, 2),
             "errors": dict(self.errors),
+            "runs": self.turns,
         }
 
 
