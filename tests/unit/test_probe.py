@@ -9,6 +9,7 @@ import sys
 import probe
 import pytest
 from botocore.exceptions import ClientError, NoCredentialsError
+from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 from sqlalchemy import create_engine, text
 from werkzeug.security import generate_password_hash
 
@@ -176,3 +177,28 @@ def test_a_database_of_users_that_is_not_there_is_told(monkeypatch, tmp_path, ca
     monkeypatch.setattr(probe, "users_uri", lambda: f"sqlite:///{tmp_path}/none/auth.db")
     assert probe.main("wrong-passwords") == 2
     assert "Wanted to log in to sqlite:///" in capsys.readouterr().err
+
+
+def test_an_object_is_put_got_and_deleted(monkeypatch, tmp_path):
+    """A key that may not delete fills the store with a small object at each roll, and MLflow says
+    nothing about it."""
+    monkeypatch.delenv("MLFLOW_DEFAULT_ARTIFACT_ROOT", raising=False)
+    monkeypatch.setenv("MLFLOW_ARTIFACTS_DESTINATION", str(tmp_path / "store"))
+    store = LocalArtifactRepository(str(tmp_path / "store"))
+    done = []
+    for name in ("log_artifact", "download_artifacts", "delete_artifacts"):
+        real = getattr(LocalArtifactRepository, name)
+        watched = lambda *a, name=name, real=real: (done.append(name), real(*a))[1]  # noqa: E731
+        monkeypatch.setattr(LocalArtifactRepository, name, watched)
+    assert probe.main("artifacts") == 0
+    assert done[:3] == ["log_artifact", "download_artifacts", "delete_artifacts"]
+    assert store.list_artifacts() == []
+
+
+def test_an_object_that_stays_though_nobody_refused_to_delete_it_is_told(
+    monkeypatch, tmp_path, capsys
+):
+    """S3 answers a DeleteObjects with 200 and a list of errors, which MLflow does not read."""
+    monkeypatch.setattr(LocalArtifactRepository, "delete_artifacts", lambda *_: None)
+    assert probe.main("artifacts", str(tmp_path / "store")) == 1
+    assert "delete said nothing and left it there; give" in capsys.readouterr().err

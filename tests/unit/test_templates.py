@@ -25,6 +25,14 @@ def evaluate(expression, **variables):
     return templar.template(trust_as_template(f"{{{{ {expression} }}}}"))
 
 
+def arguments(tasks, module, **variables):
+    """Return what the first task of a file that calls a module passes to it."""
+    loader = DataLoader()
+    listed = loader.load_from_file(str(ROLE / "tasks" / tasks), trusted_as_template=True)
+    task = next(task for task in listed if module in task)
+    return evaluate("given", given=task[module], **task.get("vars", {}) | variables)
+
+
 def render(template, **variables):
     """Return a text of the role's templates."""
     return evaluate(f"lookup('ansible.builtin.template', '{template}')", **variables)
@@ -131,6 +139,71 @@ def test_generated_secrets_have_the_form_that_mlflow_wants_and_differ():
     first, second = (evaluate("__mlflow_server_generated") for _ in range(2))
     Fernet(first["MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY"])
     assert all(first[name] != second[name] for name in first)
+
+
+SECRETS = {
+    "mlflow_server_authentication": "basic",
+    "mlflow_server_admin_password": "canary of the administrator",
+    "mlflow_server_secret_environment": {"KEY": "canary of a variable"},
+    "mlflow_server_environment": {"URL": "https://canary@example.com"},
+    "mlflow_server_files": {"PROFILE": "canary of a file"},
+    "mlflow_server_release": "/opt/release",
+}
+
+
+def test_what_holds_a_secret_is_read_by_one_user_alone():
+    """nginx's user is in the group of the instance, and operators write secrets into settings."""
+    given = arguments("configure.yml", "mlflow_files", **SECRETS, **DATABASE)
+    modes = {file["name"]: int(file["mode"], 8) for file in given["files"]}
+    holding = {name for name, text in given["texts"].items() if re.search("canary|p@ss", text)}
+    assert {"server.env", "secrets.env", "database.env", "profile"} <= holding
+    holding |= {"generated.env", "sessions.env", "bootstrap.env"}
+    assert holding < set(modes) == set(given["texts"])
+    assert {name for name in holding if modes[name] & 0o077} == set()
+    assert {name for name in modes if modes[name] & 0o022} == set(), "nor does another write any"
+
+
+def test_the_administrators_password_is_not_written():
+    """The database of users has its hash. What MLflow makes him with is nobody's, and not it."""
+    texts = arguments("configure.yml", "mlflow_files", **SECRETS)["texts"]
+    assert "canary of a variable" in texts["secrets.env"]
+    assert [name for name, text in texts.items() if "canary of the administrator" in text] == []
+    first, second = (evaluate("__mlflow_server_bootstrap", **SECRETS) for _ in range(2))
+    assert first != second and len(first["MLFLOW_AUTH_ADMIN_PASSWORD"]) == 40
+
+
+def test_tables_are_made_by_the_owner():
+    """What the administrator makes, the owner can neither upgrade nor let the server use."""
+    owner = {"mlflow_server_database_owner_password": "canary of the owner"}
+    given = arguments(
+        "database.yml",
+        "mlflow_database",
+        mlflow_server_release="/opt/release",
+        postgresql_admin_user="postgres",
+        **owner,
+        **DATABASE,
+    )
+    assert given["environment"]["PGUSER"] == evaluate("mlflow_server_database_owner")
+    assert given["password"] == "canary of the owner" not in str(given["environment"])
+
+
+@pytest.mark.parametrize(
+    ("look", "passes"),
+    [
+        ({"started": 20.0, "installed": 10.0, "others": []}, True),
+        ({"started": 10.0, "installed": 20.0, "others": []}, False),
+        ({"started": 20.0, "installed": 10.0, "others": [7]}, False),
+        ({"started": 0, "installed": 10.0, "others": []}, False),
+    ],
+)
+def test_a_process_that_may_have_the_old_secret_is_refused(look, passes):
+    """After this a rotation takes the old one out of service: whoever has it would fail."""
+    loader = DataLoader()
+    verify = loader.load_from_file(str(ROLE / "tasks/verify.yml"), trusted_as_template=True)
+    (refusal,) = (task["ansible.builtin.assert"] for task in verify if "assert" in str(task))
+    templar = Templar(loader=loader, variables={"mlflow_server_look": look})
+    assert all(templar.evaluate_conditional(each) for each in refusal["that"]) is passes
+    assert verify[0]["ansible.builtin.import_tasks"] == "look.yml", "as it is now"
 
 
 DATABASE = {
