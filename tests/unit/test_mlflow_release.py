@@ -502,17 +502,27 @@ def test_what_a_killed_run_started_is_waited_for(fake, params, tmp_path):
     store.apply()
 
 
-def test_the_second_of_two_runs_waits_and_finds_the_release(fake, params):
+def test_the_second_of_two_runs_waits_and_finds_the_release(fake, params, monkeypatch):
     """Two instances of one host may be set up at once."""
     first, second = Store(params, fake), Store(params, fake)
     first.folder.mkdir(parents=True)
-    plans = []
+    plans, refused = [], threading.Semaphore(0)
+    try_lock = second.try_lock
+
+    def tried(folder):
+        got = try_lock(folder)
+        if not got:
+            refused.release()
+        return got
+
+    monkeypatch.setattr(second, "try_lock", tried)
     with first.locked():
         waiting = threading.Thread(target=lambda: plans.append(second.apply()))
         waiting.start()
+        assert refused.acquire(timeout=60), "it has begun, and waits"
         first.make()
-        assert plans == []
-    waiting.join(10)
+        assert refused.acquire(timeout=60) and plans == [], "it waits still"
+    waiting.join(60)
     assert plans == [[]]
 
 
