@@ -765,6 +765,29 @@ def test_a_second_roll_waits_and_then_names_the_holder(world):
     assert world.host.served() == "one"
 
 
+def test_a_roll_says_what_it_does_and_until_when(world):
+    """Who finds the lock taken is told by whom, at which step, and waits no longer than it may."""
+    world.roll()
+    world.want("two")
+    lock, notes = world.config / ".roll.lock", {}
+    act = world.host.act
+
+    def noted(what):
+        notes[what] = json.loads(lock.read_text())
+        act(what)
+
+    world.host.act = noted
+    begun = world.host.time
+    world.roll()
+    note = notes["systemctl start mlflow-green.service"]
+    assert (note["pid"], note["step"]) == (os.getpid(), "start green")
+    assert notes["systemctl disable --now mlflow-blue.service"]["step"] == "stop blue"
+    # Until it is ready, what it replaces answers or not, and that is drained and stopped.
+    assert note["until"] - begun >= 120 + 30 + 2 * 60
+    assert lock.read_text() == "", "nobody is told of a roll that has ended"
+    assert lock.stat().st_mode & 0o777 == 0o600
+
+
 def test_the_note_of_a_killed_holder_frightens_nobody(world):
     """A killed run leaves its note behind. Who finds it before the new holder has written its own
     must not take it for that one's."""
