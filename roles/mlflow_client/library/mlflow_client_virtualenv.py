@@ -157,7 +157,8 @@ class Virtualenv:
         digest = hashlib.sha256(text.encode()).hexdigest()[:16]
         self.ca = self.path / OURS / f"ca-{digest}.pem" if text else None
         try:
-            ssl.create_default_context(cadata=text or None)
+            if text:
+                ssl.create_default_context(cadata=text)
         except (ssl.SSLError, ValueError) as error:
             raise Refused(
                 f"Wanted certificates in PEM in mlflow_client_ca; found otherwise: {error}; "
