@@ -5,8 +5,8 @@ from configparser import RawConfigParser
 from pathlib import Path
 
 import pytest
-from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar, trust_as_template
+import rendering
+from ansible.template import trust_as_template
 
 ROLE = Path(__file__).resolve().parents[2] / "roles/aws_credentials"
 GIVEN = {
@@ -21,13 +21,8 @@ SECRET = "kept/+=\"'%{{ 1 }}"
 
 def render(text, **variables):
     """Return a template's value with the role's variables."""
-    loader = DataLoader()
-    known = {}
-    for file in ("defaults/main.yml", "vars/main.yml"):
-        known |= loader.load_from_file(str(ROLE / file), trusted_as_template=True)
-    return Templar(loader=loader, variables=known | GIVEN | variables).template(
-        trust_as_template(text)
-    )
+    known = rendering.defaults(ROLE) | GIVEN | variables
+    return rendering.templar(known).template(trust_as_template(text))
 
 
 @pytest.fixture

@@ -35,6 +35,17 @@ def make_pair(folder, name, *options):
     subprocess.run(command, check=True, capture_output=True)
 
 
+FITTING = set()
+
+
+def check_pair(chain, key):
+    """Raise OSError if a certificate and a key do not fit; look at each pair of texts once."""
+    texts = Path(chain).read_bytes(), Path(key).read_bytes()
+    if texts not in FITTING:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(chain, key)
+        FITTING.add(texts)
+
+
 class Killed(BaseException):
     """SIGKILL: nothing that the code catches."""
 
@@ -65,6 +76,7 @@ class FakeHost:
         (root / "etc/machine-id").write_text("0123456789abcdef\n")
         (root / "proc/net").mkdir(parents=True)
         (root / "etc/nginx/nginx.conf").write_text(NGINX_CONF)
+        self.shown = {}
         self.show_processes()
         for name in ("write_text", "replace", "symlink_to", "unlink", "mkdir"):
             monkeypatch.setattr(Path, name, self.counted(name, getattr(Path, name)))
@@ -138,8 +150,10 @@ class FakeHost:
             folder = self.root / "proc" / str(pid)
             (folder / "fd").mkdir(parents=True, exist_ok=True)
             for file in ("comm", "cmdline", "cgroup", "status"):
-                with open(folder / file, "w") as stream:
-                    stream.write(process[file])
+                if self.shown.get(folder / file) != process[file]:
+                    with open(folder / file, "w") as stream:
+                        stream.write(process[file])
+                    self.shown[folder / file] = process[file]
             for link in os.listdir(folder / "fd"):
                 os.remove(folder / "fd" / link)
             for number, (address, port) in enumerate(process["sockets"]):
@@ -181,8 +195,7 @@ class FakeHost:
                 return 1, "", f"nginx: [emerg] 1#1: unknown directive in {path}:1\n"
             for folder in re.findall(r"ssl_certificate (\S+)/fullchain.pem;", text):
                 try:
-                    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-                    context.load_cert_chain(f"{folder}/fullchain.pem", f"{folder}/privkey.pem")
+                    check_pair(*(f"{folder}/{name}.pem" for name in ("fullchain", "privkey")))
                 except OSError as error:
                     return 1, "", f'nginx: [emerg] 1#1: cannot load "{folder}": {error}\n'
         names = re.findall(r"server_name (\S+);", "".join(self.sites().values()))

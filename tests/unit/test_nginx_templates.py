@@ -5,20 +5,15 @@ from pathlib import Path
 
 import nginx_site
 import pytest
-from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar, trust_as_template
+import rendering
 
 ROLE = Path(__file__).resolve().parents[2] / "roles/nginx"
 
 
 def evaluate(expression, **variables):
     """Return what an expression is with the role's defaults and these variables."""
-    loader, known = DataLoader(), {}
-    for file in ("defaults/main.yml", "vars/main.yml"):
-        known |= loader.load_from_file(str(ROLE / file), trusted_as_template=True)
-    known |= {"ansible_search_path": [str(ROLE)]} | variables
-    templar = Templar(loader=loader, variables=known)
-    return templar.template(trust_as_template(f"{{{{ {expression} }}}}"))
+    known = rendering.defaults(ROLE) | {"ansible_search_path": [str(ROLE)]} | variables
+    return rendering.evaluate(expression, known)
 
 
 def site(**variables):

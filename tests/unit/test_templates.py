@@ -4,10 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
+import rendering
 import yaml
-from ansible.parsing.dataloader import DataLoader
 from ansible.plugins.loader import filter_loader
-from ansible.template import Templar, trust_as_template
 
 ROLE = Path(__file__).resolve().parents[2] / "roles/mlflow_server"
 filter_loader.add_directory(str(ROLE), with_subdir=True)
@@ -16,20 +15,14 @@ HOST = {"memory_mb": 4000, "cores": 2, "disk_mb": 50_000}
 
 def evaluate(expression, **variables):
     """Return what an expression is with the role's defaults and these variables."""
-    loader = DataLoader()
     known = {"inventory_hostname": "server", "ansible_managed": "managed"}
-    for file in ("defaults/main.yml", "vars/main.yml"):
-        known |= loader.load_from_file(str(ROLE / file), trusted_as_template=True)
-    known |= {"mlflow_server_look": HOST, "ansible_search_path": [str(ROLE)]} | variables
-    templar = Templar(loader=loader, variables=known)
-    return templar.template(trust_as_template(f"{{{{ {expression} }}}}"))
+    known |= {"mlflow_server_look": HOST, "ansible_search_path": [str(ROLE)]}
+    return rendering.evaluate(expression, rendering.defaults(ROLE) | known | variables)
 
 
 def arguments(tasks, module, **variables):
     """Return what the first task of a file that calls a module passes to it."""
-    loader = DataLoader()
-    listed = loader.load_from_file(str(ROLE / "tasks" / tasks), trusted_as_template=True)
-    task = next(task for task in listed if module in task)
+    task = next(task for task in rendering.load(ROLE / "tasks" / tasks) if module in task)
     return evaluate("given", given=task[module], **task.get("vars", {}) | variables)
 
 
@@ -198,10 +191,9 @@ def test_tables_are_made_by_the_owner():
 )
 def test_a_process_that_may_have_the_old_secret_is_refused(look, passes):
     """After this a rotation takes the old one out of service: whoever has it would fail."""
-    loader = DataLoader()
-    verify = loader.load_from_file(str(ROLE / "tasks/verify.yml"), trusted_as_template=True)
+    verify = rendering.load(ROLE / "tasks/verify.yml")
     (refusal,) = (task["ansible.builtin.assert"] for task in verify if "assert" in str(task))
-    templar = Templar(loader=loader, variables={"mlflow_server_look": look})
+    templar = rendering.templar({"mlflow_server_look": look})
     assert all(templar.evaluate_conditional(each) for each in refusal["that"]) is passes
     assert verify[0]["ansible.builtin.import_tasks"] == "look.yml", "as it is now"
 

@@ -4,9 +4,8 @@ a host lets in."""
 from pathlib import Path
 
 import pytest
+import rendering
 import yaml
-from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar, trust_as_template
 
 VARS = Path(__file__).resolve().parents[2] / "playbooks/vars"
 DATABASE, FIREWALL = VARS / "database.yml", VARS / "firewall.yml"
@@ -22,10 +21,7 @@ SERVER = {
 
 
 def wired(name, file=DATABASE, **more):
-    loader = DataLoader()
-    known = loader.load_from_file(str(file), trusted_as_template=True)
-    templar = Templar(loader=loader, variables=SERVER | more | known)
-    return templar.template(trust_as_template(f"{{{{ {name} }}}}"))
+    return rendering.evaluate(name, SERVER | more | rendering.load(file))
 
 
 @pytest.mark.parametrize(
