@@ -49,8 +49,10 @@ def pytest_collection_modifyitems(config, items):
     Raises:
         pytest.UsageError: A test of the scenario itself has no host.
     """
-    homeless = [i for i in items if "host" in i.fixturenames and not hosts_for(i.module)]
-    if lost := [i.nodeid for i in homeless if not i.path.is_relative_to(OF_ROLES)]:
+    of_roles = [item for item in items if item.path.is_relative_to(OF_ROLES)]
+    asking = [item for item in items if item in of_roles or "host" in item.fixturenames]
+    homeless = [item for item in asking if not hosts_for(item.module)]
+    if lost := [item.nodeid for item in homeless if item not in of_roles]:
         raise pytest.UsageError(
             f"Wanted a host for each test of the scenario {NAME}; found none for "
             f"{', '.join(lost)}; correct the module's group, or the names in the inventory."

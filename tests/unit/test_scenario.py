@@ -15,14 +15,16 @@ class Config:
         self.hook = SimpleNamespace(pytest_deselected=lambda items: self.deselected.extend(items))
 
 
-def item(name, *, group="mlflow", path="molecule/roll/tests/test_roll.py", long=False):
-    """Return a test as pytest collects it."""
+def item(
+    name, *, group="mlflow", path="molecule/roll/tests/test_roll.py", long=False, needs="host"
+):
+    """Return a test as pytest collects it, with the fixture that it needs."""
     return SimpleNamespace(
         name=name,
         nodeid=f"{path}::{name}",
         path=scenario.ROOT / path,
         module=SimpleNamespace(group=group),
-        fixturenames=["host"],
+        fixturenames=[needs],
         get_closest_marker=lambda marker: long if marker == "long" else None,
     )
 
@@ -50,7 +52,8 @@ def test_a_mistyped_group_is_an_error():
 def test_a_role_without_a_host_is_left_out():
     """A scenario without a database has no use for the tests of databases."""
     path = "tests/testinfra/postgresql/test_postgresql.py"
-    assert run(item("a"), item("b", group="database", path=path)) == (["a"], [])
+    for needs in ("host", "servers"):
+        assert run(item("a"), item("b", group="database", path=path, needs=needs)) == (["a"], [])
 
 
 def test_one_long_test_is_drawn():
