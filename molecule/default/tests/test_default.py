@@ -1,8 +1,15 @@
 """The tutorial's second scenario: sqlite, local artifacts, nothing outside the host."""
 
+import subprocess
+
 import pytest
+import scenario
+import testinfra
 from api import create_experiment, has_experiment, request, wait_until_served
 from control import ROOT
+
+ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
+HOWS = {"reboot": [["restart"]], "power cut": [["kill", "--signal=KILL"], ["start"]]}
 
 
 def test_a_real_client_does_a_days_work(control):
@@ -12,17 +19,22 @@ def test_a_real_client_does_a_days_work(control):
     assert done.stdout.count("ok  ") == 8, done.stdout
 
 
+@pytest.fixture
+def hosts():
+    """Both hosts, which are started anew at once."""
+    return [testinfra.get_host(f"podman://{name}") for name in scenario.hosts_of("mlflow")]
+
+
 @pytest.mark.parametrize("how", ["reboot", "power cut"])
-def test_it_serves_again_with_its_data(control, host, how):
+def test_they_serve_again_with_their_data(hosts, how):
     """After a reboot, and after SIGKILL of everything at once, nobody has to log in."""
-    name = create_experiment(host)
-    artifact = f"/api/2.0/mlflow-artifacts/artifacts/{name}"
-    assert request(host, artifact, "PUT", name)[0] == 200
-    if how == "reboot":
-        control.podman("restart", control.name)
-    else:
-        control.podman("kill", "--signal=KILL", control.name)
-        control.podman("start", control.name)
-    wait_until_served(host)
-    assert has_experiment(host, name)
-    assert request(host, artifact) == (200, name)
+    made = [(host, create_experiment(host)) for host in hosts]
+    for host, name in made:
+        assert request(host, f"{ARTIFACTS}/{name}", "PUT", name)[0] == 200
+    names = [host.backend.name for host in hosts]
+    for words in HOWS[how]:
+        subprocess.run(["podman", *words, *names], check=True, stdout=subprocess.DEVNULL)
+    for host, name in made:
+        wait_until_served(host)
+        assert has_experiment(host, name)
+        assert request(host, f"{ARTIFACTS}/{name}") == (200, name)
