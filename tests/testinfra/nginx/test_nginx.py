@@ -6,7 +6,7 @@ import pytest
 from api import SEARCH, colour, request
 
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
-MEGABYTES = 300
+MEGABYTES = 64
 
 # Sends an artifact of zeros, reads it back and deletes it; prints the states and the bytes read.
 TRANSFER = """
