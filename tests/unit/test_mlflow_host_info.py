@@ -151,12 +151,19 @@ def test_a_process_was_started_when_it_was():
     assert before - 0.05 <= found <= time.time() + 0.05
 
 
-@pytest.mark.parametrize("drift", [{}, {"pw_shell": "/bin/bash"}, {"pw_dir": "/nowhere"}])
+@pytest.mark.parametrize(
+    "drift", [{}, {"pw_shell": "/bin/bash"}, {"pw_dir": "/nowhere"}, {"pw_gid": 100}, {"pw_gid": 7}]
+)
 def test_a_service_user_that_somebody_changed_is_made_anew(monkeypatch, drift):
-    """One with a shell could log in; one that is as it was made needs no second look."""
-    made = {"pw_dir": "/var/lib/mlflow", "pw_shell": "/usr/sbin/nologin"}
+    """One with a shell could log in, and one in a group of all users would show them its files; one
+    that is as it was made needs no second look."""
+    made = {"pw_dir": "/var/lib/mlflow", "pw_shell": "/usr/sbin/nologin", "pw_gid": 999}
     user = types.SimpleNamespace(**made | drift)
+    groups = {
+        number: types.SimpleNamespace(gr_name=n) for number, n in [(999, "mlflow"), (100, "users")]
+    }
     monkeypatch.setattr(mlflow_host_info.pwd, "getpwnam", lambda name: user)
+    monkeypatch.setattr(mlflow_host_info.grp, "getgrgid", lambda number: groups[number])
     assert mlflow_host_info.has_user("mlflow", "/var/lib/mlflow") is (not drift)
 
 

@@ -66,6 +66,7 @@ others: {description: Processes of the colour that does not serve., type: list, 
 
 import configparser
 import contextlib
+import grp
 import os
 import pwd
 import re
@@ -191,9 +192,10 @@ def has_user(user: str, home: str) -> bool:
     """Tell whether the service user is there, and as it was made."""
     try:
         found = pwd.getpwnam(user)
+        group = grp.getgrgid(found.pw_gid).gr_name
     except KeyError:
         return False
-    return (found.pw_dir, found.pw_shell) == (home, "/usr/sbin/nologin")
+    return (found.pw_dir, found.pw_shell, group) == (home, "/usr/sbin/nologin", user)
 
 
 def main() -> None:
