@@ -81,6 +81,13 @@ def test_a_kept_key_goes_before_the_given_one(file):
     assert environment == {"AWS_ACCESS_KEY_ID": "AKIAKEPT", "AWS_SECRET_ACCESS_KEY": SECRET}
 
 
+def test_beside_a_profile_a_server_has_a_file_and_no_key():
+    """A key in it would take precedence; without the file, so would one in the service's home."""
+    mode = {"aws_credentials_mode": "instance_profile"}
+    assert profile("AWS_SHARED_CREDENTIALS_FILE", **mode) == {}
+    assert profile("AWS_SHARED_CREDENTIALS_FILE")["aws_access_key_id"] == "AKIAGIVEN"
+
+
 def test_the_secret_in_the_file_is_encrypted(file):
     """So that the file may be committed, as it has to reach everybody who runs Ansible."""
     keep(file, access_key_id="AKIAKEPT")

@@ -119,6 +119,23 @@ def test_both_colours_have_one_unit():
         assert folder in directives
 
 
+def test_the_unit_shows_no_secret():
+    """Everybody on the host can read it."""
+    logins = [{"name": "a", "password": "canary-login"}]
+    unit = render(
+        "mlflow.service.j2",
+        mlflow_server_database_host="db.example.com",
+        mlflow_server_database_logins=logins,
+        mlflow_server_database_owner_password="canary-owner",
+        mlflow_server_authentication="basic",
+        mlflow_server_admin_password="canary-admin",
+        mlflow_server_secret_environment={"KEY": "canary-environment"},
+        mlflow_server_files={"AWS_SHARED_CREDENTIALS_FILE": "canary-file"},
+    )
+    assert "aws_shared_credentials_file" in unit and "database.env" in unit
+    assert "canary" not in unit
+
+
 def test_requests_in_flight_end_before_systemd_kills():
     unit = render("mlflow.service.j2", mlflow_server_drain_timeout=100)
     assert "--timeout-graceful-shutdown 100" in unit
@@ -215,6 +232,21 @@ def test_a_database_is_reached_without_a_password_in_a_uri():
     assert found["PGSSLMODE"] == "require", "never without TLS unless the operator says so"
     assert "another" not in found.values()
     assert not [name for name in settings() if name.startswith("PG")]
+
+
+@pytest.mark.parametrize(
+    ("variable", "given", "name"),
+    [
+        ("mlflow_server_database_host", "db.example.org", "PGHOST"),
+        ("mlflow_server_database_port", 5433, "PGPORT"),
+        ("mlflow_server_database_name", "another", "PGDATABASE"),
+        ("mlflow_server_database_sslmode", "verify-full", "PGSSLMODE"),
+    ],
+)
+def test_what_is_said_of_the_database_is_what_the_server_takes(variable, given, name):
+    """The scenarios ask the probe, with these names, what is wrong with each."""
+    assert value(name, **DATABASE) != str(given)
+    assert value(name, **DATABASE | {variable: given}) == str(given)
 
 
 def test_the_login_that_a_rotation_has_switched_to_stays():
