@@ -1,0 +1,26 @@
+"""The probe of what serves on a host, asked there as the roll asks it."""
+
+import json
+
+from control import ROOT
+
+# Runs on the host's Python: mlflow_roll's own way, with what is tried on top of the environment.
+CODE = f"""{(ROOT / "roles/mlflow_server/module_utils/mlflow_slot.py").read_text()}
+import json, os, subprocess, sys
+
+words, environment = json.loads(sys.argv[1])
+slot = Path("/etc/mlflow", Path(os.readlink("/etc/mlflow/current.sock")).parent.name)
+more = Path("/run/mlflow-tried.env")
+more.touch(0o600)
+more.write_text("".join(f'{{name}}="{{value}}"\\n' for name, value in environment.items()))
+with open(slot / "server.env") as former:
+    done = subprocess.run(probe_command("mlflow", slot, words, 120, str(more)), stdin=former)
+more.unlink()
+sys.exit(done.returncode)
+"""
+
+
+def probe(host, *words, **environment):
+    """Ask what serves, with some variables changed; return the probe's exit code and its words."""
+    done = host.run("python3 -c %s %s", CODE, json.dumps([words, environment]))
+    return done.rc, " ".join(done.stderr.split())
