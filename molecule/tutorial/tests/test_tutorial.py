@@ -3,7 +3,6 @@
 import re
 
 import pytest
-import testinfra
 from api import colour, request
 from control import ROOT
 
@@ -15,13 +14,15 @@ S3 = {
     "AWS_ENDPOINT_URL": "https://tutorial-s3:9000",
     "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
 }
-CANARIES = "canary-(proxied|direct|owner|resting)|canary/s3"
 # The calls that the S3 server notes, and the action that AWS wants for each.
 ACTIONS = {
     "LIST BUCKET": "s3:ListBucket",
     "GET OBJECT": "s3:GetObject",
     "HEAD OBJECT": "s3:GetObject",
     "CREATE OBJECT": "s3:PutObject",
+    "initiate multipart": "s3:PutObject",
+    "put multipart": "s3:PutObject",
+    "complete multipart": "s3:PutObject",
     "delete multi": "s3:DeleteObject",
 }
 
@@ -29,22 +30,6 @@ ACTIONS = {
 @pytest.fixture
 def name(host):
     return host.backend.name
-
-
-@pytest.fixture
-def database():
-    return testinfra.get_host("podman://tutorial-database")
-
-
-@pytest.fixture
-def s3():
-    return testinfra.get_host("podman://tutorial-s3")
-
-
-def select(database, name, query):
-    """Return the answer of a query as the database server's own administrator gets it."""
-    command = f"runuser -u postgres -- psql --tuples-only --no-align --dbname={DATABASES[name]}"
-    return database.check_output(command + " --command=%s", query).splitlines()
 
 
 DAYS = {}
@@ -62,13 +47,13 @@ def day(control, name, certificate):
     return DAYS[name]
 
 
-def test_what_a_client_writes_is_in_the_tables_and_in_the_bucket(day, name, database, s3):
+def test_what_a_client_writes_is_in_the_tables_and_in_the_bucket(day, name, sql, s3):
     """A server that quietly kept it in sqlite or on its disk would lose it with the host."""
     query = (
         "SELECT r.run_uuid, e.artifact_location FROM runs r JOIN experiments e USING "
         f"(experiment_id) JOIN metrics m USING (run_uuid) WHERE e.name = '{day}' AND m.key = 'loss'"
     )
-    rows = select(database, name, query)
+    rows = sql(DATABASES[name], query)
     assert len(rows) == 5
     run, location = rows[0].split("|")
     root = {"proxied": "mlflow-artifacts:/", "direct": "s3://tutorial/direct/"}[DATABASES[name]]
@@ -86,9 +71,9 @@ def test_nothing_is_kept_on_the_server_itself(day, host):
 def test_only_five_actions_of_s3_are_called(day, s3):
     """So the policy in the role's README is enough, and nobody needs s3:*."""
     journal = s3.check_output("journalctl --unit s3 --no-pager --output cat")
-    calls = set(re.findall(r"serve s3: ((?:[A-Z]+ )*(?:BUCKETS?|OBJECT)|[a-z]+ multi\w*)", journal))
-    assert {"CREATE OBJECT", "GET OBJECT"} <= calls
-    assert calls - ACTIONS.keys() == set()
+    calls = re.findall(r"serve s3: (?!bucketname:|Listed |Access Denied)(\w+ \w+|.*)", journal)
+    assert {"CREATE OBJECT", "GET OBJECT", "put multipart"} <= set(calls)
+    assert set(calls) - ACTIONS.keys() == set()
 
 
 def test_the_login_can_write_rows_and_change_no_table(host):
@@ -122,13 +107,13 @@ def test_the_login_can_write_rows_and_change_no_table(host):
     assert done.split() == ["done"] * 2 + ["refused"] * 4
 
 
-def test_every_connection_to_the_database_is_encrypted(database, name, day):
+def test_every_connection_to_the_database_is_encrypted(name, day, sql):
     """Passwords and parameters of runs cross a network."""
     query = (
         "SELECT DISTINCT ssl FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) "
         "WHERE client_addr IS NOT NULL"
     )
-    assert select(database, name, query) == ["t"]
+    assert sql(DATABASES[name], query) == ["t"]
 
 
 def test_a_client_is_told_of_no_links_past_the_server(host, name):
@@ -137,19 +122,3 @@ def test_a_client_is_told_of_no_links_past_the_server(host, name):
     closed = name == "tutorial-proxied"
     assert request(host, "/api/3.0/mlflow/server-info")[0] == (404 if closed else 200)
     assert request(host, "/ajax-api/3.0/mlflow/server-info")[0] == 200, "the UI needs it"
-
-
-def test_no_secret_is_shown_anywhere(control, host, database):
-    """At the highest verbosity, in argv, units, journals, or a file that others can read."""
-    code, said = control.playbook("-vvv", "--diff", mlflow_server_environment={"A": "change"})
-    assert code == 0, said
-    assert not re.search(CANARIES, said)
-    control.converge()
-    shown = (
-        "cat /proc/[0-9]*/cmdline | tr '\\0' ' '; systemctl show '*'; journalctl --no-pager; "
-        "cat /var/log/postgresql/*.log"
-    )
-    readable = f"runuser -u nobody -- grep -rlIE '{CANARIES}' /etc /run /tmp /var/lib /var/log"
-    for each in (host, database):
-        assert not re.search(CANARIES, each.run(shown).stdout)
-        assert each.run(readable).stdout == ""
