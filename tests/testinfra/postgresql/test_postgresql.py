@@ -11,6 +11,9 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+import scenario
+import testinfra
+from control import Control
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -25,6 +28,9 @@ group = "database"
 # One made on the server's host, one there for another host, one from afar by who is no superuser.
 DATABASES = ["mlflow", "delegated", "remote"]
 PLAYBOOK = "playbooks/database.yml"
+INVENTORY = os.path.dirname(os.environ.get("MOLECULE_INVENTORY_FILE", ""))
+# It asks ansible-inventory once, which takes a second.
+RUNNER = AnsibleRunner(INVENTORY)
 
 
 class Killed(BaseException):
@@ -34,12 +40,10 @@ class Killed(BaseException):
 class Server:
     """The server of a host, as its superuser, its clients and the role's module see it."""
 
-    def __init__(self, host, control):
-        self.host = host
-        form = "--format={{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
-        self.address = control.podman("inspect", form, control.name)
-        inventory = os.path.dirname(os.environ["MOLECULE_INVENTORY_FILE"])
-        known = AnsibleRunner(inventory).get_variables(control.name)
+    def __init__(self, host):
+        self.host, self.name = host, host.backend.name
+        self.address = host.check_output("hostname -I").split()[0]
+        known = RUNNER.get_variables(self.name)
         self.admin_password = known["test_admin_password"]
         owner, logins = known["postgresql_owner_password"], known["postgresql_logins"]
         self.password = {"owner": owner, "a": logins[0]["password"], "b": logins[1]["password"]}
@@ -84,27 +88,49 @@ class Server:
             "SELECT datname, datdba, datacl FROM pg_database ORDER BY oid"
         )
 
-
-@pytest.fixture
-def server(host, control):
-    return Server(host, control)
-
-
-@pytest.fixture
-def lab(server):
-    """Return the server, in which whatever is called `lab` is gone before and after the test."""
-
-    def clean():
-        server.host.check_output(
+    def clean(self):
+        """Remove whatever is called `lab`."""
+        self.host.check_output(
             "runuser -u postgres -- psql --quiet -c 'DROP DATABASE IF EXISTS lab WITH (FORCE)' -c "
             "'DROP SCHEMA IF EXISTS theirs CASCADE' -c "
             "'DROP ROLE IF EXISTS lab_a, lab_b, lab_owner, lab_readwrite'"
         )
 
-    server.clean = clean
-    clean()
+
+@pytest.fixture
+def server(host):
+    return Server(host)
+
+
+@pytest.fixture
+def lab(server):
+    """Return the server, in which whatever is called `lab` is gone before and after the test."""
+    server.clean()
     yield server
-    clean()
+    server.clean()
+
+
+@pytest.fixture
+def servers():
+    """Return the servers of all hosts, for what a playbook does on each of them at once."""
+    names = scenario.hosts_of(group)
+    return [Server(testinfra.get_host(f"podman://{name}")) for name in names]
+
+
+@pytest.fixture
+def labs(servers):
+    """Return the servers, as `lab` does."""
+    for server in servers:
+        server.clean()
+    yield servers
+    for server in servers:
+        server.clean()
+
+
+@pytest.fixture
+def control():
+    """The control side of all hosts."""
+    return Control(INVENTORY, group)
 
 
 def attempt(connection, *statements):
@@ -186,29 +212,38 @@ def test_text_of_the_world_is_kept(server):
     assert cursor.fetchone() == ("UTF8", True)
 
 
-def test_the_role_lets_logins_take_turns_on_the_servers_host(control, lab):
+def test_the_role_lets_logins_take_turns_on_the_servers_host(control, labs):
     """As the superuser there, whom no password leads in; and never back to a former password."""
-    words = [{"name": f"lab_{role}", "password": lab.password[role]} for role in "ab"]
+    # The hosts have the same passwords.
+    words = [{"name": f"lab_{role}", "password": labs[0].password[role]} for role in "ab"]
     turn = {"playbook": "molecule/postgresql/turn.yml", "postgresql_logins": words}
     control.converge(**turn, test_serving="lab_a")
-    assert lab.log_in("lab", "b")
+    assert all(lab.log_in("lab", "b") for lab in labs)
     said = control.converge(**turn, test_serving="lab_b")
-    assert set(re.findall(r"changed=(\d+)", said)) == {"0"} and "canary" not in said, said
-    assert lab.log_in("lab", "b")
+    assert re.findall(r"changed=(\d+)", said) == ["0", "0"] and "canary" not in said, said
+    assert all(lab.log_in("lab", "b") for lab in labs)
     words[0]["password"] = "canary-new 'ß\""
     control.converge(**turn, test_serving="lab_b")
-    assert lab.connect("lab_a", "canary-new 'ß\"", "lab")
-    with pytest.raises(psycopg2.OperationalError, match="not permitted to log in"):
-        lab.log_in("lab", "b")
+    for lab in labs:
+        assert lab.connect("lab_a", "canary-new 'ß\"", "lab")
+        with pytest.raises(psycopg2.OperationalError, match="not permitted to log in"):
+            lab.log_in("lab", "b")
 
 
 def test_no_log_and_no_file_has_a_password(server):
     """The server notes every statement that makes a role; Ansible notes a module's options."""
     log = server.host.check_output("cat /var/log/postgresql/*.log")
     assert "CREATE ROLE" in log and "SCRAM-SHA-256" in log and "canary" not in log
-    assert "canary" not in server.host.check_output("journalctl --no-pager")
-    found = server.host.run("grep -rl --exclude-dir=apt canary /etc /home /opt /root /tmp /var")
-    assert found.stdout == ""
+    journal = server.host.check_output("journalctl --no-pager")
+    invoked = r"ansible-postgresql_database\[\d+\]: Invoked with"
+    assert re.search(invoked, journal) and "canary" not in journal
+    planted = "/var/tmp/planted"
+    server.host.check_output("echo canary > %s", planted)
+    folders = "/etc /home /opt /root /tmp /var"
+    # Not those of processes, which come and go.
+    found = server.host.check_output(f"grep -rl --exclude-dir=apt canary {folders}").split()
+    server.host.check_output("rm %s", planted)
+    assert found == [planted]
 
 
 def test_check_mode_tells_and_changes_nothing(lab):
@@ -442,35 +477,43 @@ def test_two_hosts_can_make_it_at_once(lab):
     assert sorted(map(bool, plans)) == [False, False, True]
 
 
-def test_what_others_wrote_into_pg_hba_stays(control, server):
-    """It may be an existing server; and what was changed of ours by hand is mended."""
-    hba = server.sql("SHOW hba_file")
-    wanted = server.host.file(hba).content_string
+def test_what_others_wrote_into_pg_hba_stays(control, servers):
+    """It may be an existing server; and what was changed of ours by hand is put right."""
     ours = "hostssl all all samenet scram-sha-256"
-    assert ours in wanted
     first, last = "# Theirs, the first\n", "hostssl theirs theirs 192.0.2.0/24 scram-sha-256\n"
-    drifted = first + wanted.replace(ours, "host all all all trust") + last
-    server.host.check_output(f"printf %s %s > {hba}", "%s", drifted)
+    files = [(server, server.host.file(server.sql("SHOW hba_file"))) for server in servers]
+    wanted = [file.content_string for _, file in files]
+    for (server, file), text in zip(files, wanted, strict=True):
+        assert ours in text
+        drifted = first + text.replace(ours, "host all all all trust") + last
+        server.host.check_output(f"printf %s %s > {file.path}", "%s", drifted)
     control.converge(playbook=PLAYBOOK)
-    assert server.host.file(hba).content_string == first + wanted + last
-    assert server.sql("SELECT pg_conf_load_time() > modification FROM pg_stat_file("
-                      "current_setting('hba_file'))") == "t"  # fmt: skip
-    server.host.check_output(f"sed -i '1d;$d' {hba}")
-    control.converge(playbook=PLAYBOOK)
+    for (server, file), text in zip(files, wanted, strict=True):
+        assert file.content_string == first + text + last
+        assert server.sql("SELECT pg_conf_load_time() > modification FROM pg_stat_file("
+                          "current_setting('hba_file'))") == "t"  # fmt: skip
+        server.host.check_output(f"sed -i '1d;$d' {file.path}")
+        server.sql("SELECT pg_reload_conf()")
 
 
-def test_settings_with_which_it_does_not_start_are_taken_back(control, server):
+def test_settings_with_which_it_does_not_start_are_taken_back(control, servers):
     """What only a start shows. The others of the server wait for half a second, not for a night."""
-    server.sql("ALTER SYSTEM SET log_connections = off")
+    for server in servers:
+        server.sql("ALTER SYSTEM SET log_connections = off")
     settings = {"log_statement": "ddl", "shared_buffers": "4TB"}
     said = control.refuse(playbook=PLAYBOOK, postgresql_settings=settings)
-    assert "Cannot allocate memory" in said and "The former files are back" in said, said
-    assert server.log_in("mlflow", "a")
+    for server in servers:
+        (told,) = re.findall(rf"\[{server.name}\]: FAILED! (.*?The former files are back)", said)
+        assert "Cannot allocate memory" in told
+        assert server.log_in("mlflow", "a")
     settings = {"log_statement": "ddl", "log_connections": True}
     said = control.refuse(playbook=PLAYBOOK, postgresql_settings=settings)
-    server.sql("ALTER SYSTEM RESET log_connections")
-    assert "postgresql.auto.conf; remove it there, with ALTER SYSTEM RESET" in said, said
-    assert "changed=0" in control.converge(playbook=PLAYBOOK)
+    for server in servers:
+        server.sql("ALTER SYSTEM RESET log_connections")
+    remedy = "postgresql.auto.conf; remove it there, with ALTER SYSTEM RESET"
+    assert said.count(remedy) >= len(servers), said
+    said = control.converge(playbook=PLAYBOOK)
+    assert re.findall(r"changed=(\d+)", said) == ["0"] * len(servers)
 
 
 def certificate(name, address):
@@ -492,20 +535,31 @@ def certificate(name, address):
     return signed.public_bytes(pem).decode(), key.private_bytes(pem, *form).decode()
 
 
-def test_a_certificate_of_our_own_is_served_and_verified(control, lab):
+def test_a_certificate_of_our_own_is_served_and_verified(control, labs):
     """With Debian's own, whoever stands between could be the server. A client that knows the
     authority must get in, another must not."""
-    first, other = certificate(control.name, lab.address), certificate("db", lab.address)
-    pair = {"postgresql_tls_certificate": first[0], "postgresql_tls_key": first[1]}
-    since = lab.sql("SELECT pg_postmaster_start_time()")
-    control.converge(playbook=PLAYBOOK, **pair)
-    folder = os.path.dirname(lab.sql("SHOW hba_file"))
-    key = lab.host.file(f"{folder}/ansible.key")
-    assert (key.user, key.mode) == ("postgres", 0o600)
-    assert lab.make(sslmode="verify-full", ca=first[0]) != []
-    said = refusal(lab.make, sslmode="verify-full", ca=other[0])
-    assert "certificate verify failed" in said and "postgresql_ca" in said
-    assert "changed=1" in control.converge(playbook=PLAYBOOK)
-    assert not lab.host.file(f"{folder}/ansible.key").exists
-    assert "certificate" in refusal(lab.make, sslmode="verify-full", ca=first[0])
-    assert lab.sql("SELECT pg_postmaster_start_time()") == since, "it was restarted"
+    pairs = {lab.name: certificate(lab.name, lab.address) for lab in labs}
+    started = [lab.sql("SELECT pg_postmaster_start_time()") for lab in labs]
+    of_the_host = "{{ test_pairs[inventory_hostname][%d] }}"
+    control.converge(
+        playbook=PLAYBOOK,
+        test_pairs=pairs,
+        postgresql_tls_certificate=of_the_host % 0,
+        postgresql_tls_key=of_the_host % 1,
+    )
+    keys = [
+        lab.host.file(f"{os.path.dirname(lab.sql('SHOW hba_file'))}/ansible.key") for lab in labs
+    ]
+    for lab, key in zip(labs, keys, strict=True):
+        assert (key.user, key.mode) == ("postgres", 0o600)
+        assert lab.make(sslmode="verify-full", ca=pairs[lab.name][0]) != []
+        other, _ = certificate("db", lab.address)
+        said = refusal(lab.make, sslmode="verify-full", ca=other)
+        assert "certificate verify failed" in said and "postgresql_ca" in said
+    assert control.converge(playbook=PLAYBOOK).count("changed=1") == len(labs)
+    for lab, key in zip(labs, keys, strict=True):
+        assert not key.exists
+        said = refusal(lab.make, sslmode="verify-full", ca=pairs[lab.name][0])
+        assert "certificate" in said
+    now = [lab.sql("SELECT pg_postmaster_start_time()") for lab in labs]
+    assert now == started, "it was restarted"
