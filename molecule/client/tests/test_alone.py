@@ -1,10 +1,9 @@
 """Bob's machine, without a server: the tutorial's first scenario."""
 
 import json
-import time
 
 import pytest
-from api import call, request
+from api import call, request, wait_until_served
 from control import ROOT
 
 group = "alone"
@@ -21,9 +20,7 @@ def test_all_is_logged_to_one_folder_and_shown_by_one_command(control, host):
 
     host.check_output("systemd-run --unit=ui su - bob -c '~/mlflow/bin/mlflow ui'")
     try:
-        until = time.monotonic() + 90
-        while request(host, "/health")[0] != 200 and time.monotonic() < until:
-            time.sleep(0.5)
+        wait_until_served(host)
         found = call(host, "experiments/search", max_results=10, filter="name LIKE 'demo-%'")
         ids = [each["experiment_id"] for each in found["experiments"]]
         found = call(host, "runs/search", experiment_ids=ids)["runs"]
@@ -41,34 +38,9 @@ def test_all_is_logged_to_one_folder_and_shown_by_one_command(control, host):
     ("variables", "phrases"),
     [
         pytest.param(
-            {"mlflow_client_user": "nobody-here"},
-            ["Wanted mlflow_client_user to be a login", "found no user nobody-here"],
-            id="a user that there is none of",
-        ),
-        pytest.param(
             {"mlflow_client_virtualenv": "/home/bob/work"},
             ["Wanted /home/bob/work to be empty, or made by this role", "choose another"],
             id="a folder with something else in it",
-        ),
-        pytest.param(
-            {"mlflow_client_tracking_uri": "http://bob:canary@client-server:5000"},
-            ["without name and password", "found http://****@client-server:5000"],
-            id="a password where others read it",
-        ),
-        pytest.param(
-            {"mlflow_client_environment": {"AWS_SECRET_ACCESS_KEY": "canary"}},
-            ["Wanted no secrets in mlflow_client_environment", "AWS_SECRET_ACCESS_KEY"],
-            id="a secret where others read it",
-        ),
-        pytest.param(
-            {"mlflow_client_tracking_url": "http://client-server:5000"},
-            ["found mlflow_client_tracking_url (mlflow_client_tracking_uri?)"],
-            id="a variable with a slip of the pen",
-        ),
-        pytest.param(
-            {"mlflow_venv_version": "9.9.9"},
-            ["make lock MLFLOW_VERSION=9.9.9"],
-            id="a version of MLflow that does not exist",
         ),
         pytest.param(
             {"mlflow_client_packages": ["idna==3.10"]},
@@ -85,12 +57,12 @@ def test_what_cannot_work_is_refused(control, host, variables, phrases):
     before = host.check_output(find)
     said = control.refuse(**variables)
     assert [phrase for phrase in phrases if phrase not in said] == [], said
-    assert "canary" not in said
     assert host.check_output(find) == before
 
 
 def test_a_link_of_the_users_leads_root_nowhere(control, host):
     """Whoever owns a folder can make a link of it: root would write to where it points."""
     host.check_output("su - bob -c 'ln -sfn /etc ~/trap'")
-    assert "Permission denied" in control.refuse(mlflow_client_virtualenv="~/trap/mlflow")
+    said = control.refuse(mlflow_client_virtualenv="~/trap/mlflow")
+    assert "Permission denied: '/home/bob/trap/mlflow" in said
     assert not host.file("/etc/mlflow").exists
