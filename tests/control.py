@@ -3,12 +3,23 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+def reached(address: str, *ports: int) -> list[int]:
+    """Return at which of these ports an address is reached from here, which is another machine."""
+    found = []
+    for port in ports:
+        with suppress(OSError):
+            socket.create_connection((address, port), timeout=2).close()
+            found.append(port)
+    return found
 
 
 class Control:
