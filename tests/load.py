@@ -7,16 +7,22 @@ before --at-least writes, or after --seconds, and prints one line of JSON.
 
 What a thread writes is the number of its turn, so that what was acknowledged can be looked up
 later: acknowledged() says what that is.
+
+As every HTTP client it makes a connection anew that the server has closed while nothing was under
+way, which is no failure; `closed` counts them.
 """
 
 import argparse
+import base64
 import http.client
 import json
 import signal
+import ssl
 import threading
 import time
 import uuid
 from collections import Counter
+from select import select
 from urllib.parse import urlsplit
 
 # Metrics in one call of log-batch.
@@ -51,11 +57,13 @@ class Load:
     """Counts of one load.
 
     Args:
-        url: Address of the server, http://HOST:PORT.
+        url: Address of the server, http://HOST:PORT or https://HOST:PORT.
         seconds: How long the load lasts at most.
         kind: What is written: `metric`, `batch`, or `mixed` for metrics and artifacts.
         at_least: How many writes there are at least, unless the time is over.
         pause: Seconds between two writes of a thread.
+        login: NAME:PASSWORD, sent with each request; nothing if empty.
+        ca: File with certificates to trust.
     """
 
     def __init__(
@@ -65,8 +73,14 @@ class Load:
         kind: str = "mixed",
         at_least: int = 0,
         pause: float = 0,
+        login: str = "",
+        ca: str | None = None,
     ):
-        self.host = urlsplit(url).netloc
+        self.url = urlsplit(url)
+        self.tls = ssl.create_default_context(cafile=ca) if self.url.scheme == "https" else None
+        self.headers = {"Content-Type": "application/json"}
+        if login:
+            self.headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
         self.seconds = seconds
         self.at_least, self.pause = at_least, pause
         self.write = {"metric": self.metric, "batch": self.batch, "mixed": self.mixed}[kind]
@@ -78,9 +92,18 @@ class Load:
         self.slowest_s = 0.0
         self.lock = threading.Lock()
 
+    def connect(self) -> http.client.HTTPConnection:
+        if self.tls:
+            return http.client.HTTPSConnection(self.url.netloc, timeout=60, context=self.tls)
+        return http.client.HTTPConnection(self.url.netloc, timeout=60)
+
     def request(self, connection, method: str, path: str, body: bytes | None = None) -> bytes:
         """Send one request; raise OSError or HTTPException unless it is answered with 200."""
-        connection.request(method, path, body, {"Content-Type": "application/json"})
+        if connection.sock and select([connection.sock], [], [], 0)[0]:
+            connection.close()
+            with self.lock:
+                self.counts["closed"] += 1
+        connection.request(method, path, body, self.headers)
         response = connection.getresponse()
         answer = response.read()
         if response.status != 200:
@@ -92,7 +115,7 @@ class Load:
         return json.loads(self.request(connection, "POST", path, json.dumps(fields).encode()))
 
     def start_run(self) -> str:
-        connection = http.client.HTTPConnection(self.host, timeout=60)
+        connection = self.connect()
         name = f"load-{uuid.uuid4().hex[:8]}"
         experiment = self.api(connection, "experiments/create", name=name)["experiment_id"]
         run = self.api(connection, "runs/create", experiment_id=experiment)["run"]["info"]["run_id"]
@@ -120,10 +143,11 @@ class Load:
             raise http.client.HTTPException("an artifact came back changed")
 
     def is_enough(self) -> bool:
-        return self.stopped.is_set() and self.counts.total() >= self.at_least
+        writes = self.counts["written"] + self.counts["failed"]
+        return self.stopped.is_set() and writes >= self.at_least
 
     def work(self, run: str) -> None:
-        connection = http.client.HTTPConnection(self.host, timeout=60)
+        connection = self.connect()
         turn, failed = 0, []
         while time.monotonic() < self.until and not self.is_enough():
             turn += 1
@@ -161,6 +185,7 @@ class Load:
         return {
             "written": self.counts["written"],
             "failed": self.counts["failed"],
+            "closed": self.counts["closed"],
             "seconds": round(time.monotonic() - begun, 2),
             "slowest_s": round(self.slowest_s, 2),
             "errors": dict(self.errors),
@@ -176,7 +201,17 @@ if __name__ == "__main__":
     parser.add_argument("--write", choices=["mixed", "metric", "batch"], default="mixed")
     parser.add_argument("--at-least", type=int, default=0, metavar="WRITES")
     parser.add_argument("--pause", type=float, default=0, metavar="SECONDS")
+    parser.add_argument("--login", default="", metavar="NAME:PASSWORD")
+    parser.add_argument("--ca", metavar="FILE")
     options = parser.parse_args()
-    load = Load(options.url, options.seconds, options.write, options.at_least, options.pause)
+    load = Load(
+        options.url,
+        options.seconds,
+        options.write,
+        options.at_least,
+        options.pause,
+        options.login,
+        options.ca,
+    )
     signal.signal(signal.SIGTERM, lambda *_: load.stopped.set())
     print(json.dumps(load.run(options.threads)))
