@@ -76,6 +76,27 @@ class Control:
         assert code != 0, f"it was not refused: {said}"
         return said
 
+    def module(self, name: str, role: str, /, **options) -> dict:
+        """Run one module of a role, which must succeed, and return what it answers."""
+        folder = ROOT / "roles" / role
+        own = {
+            "ANSIBLE_LIBRARY": folder / "library",
+            "ANSIBLE_MODULE_UTILS": folder / "module_utils",
+        }
+        own |= {"ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
+        command = ["ansible", f"--inventory={self.inventory}", self.name]
+        command += [f"--module-name={name}", f"--args={json.dumps(options)}"]
+        done = subprocess.run(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=ROOT,
+            env=os.environ | {key: str(value) for key, value in own.items()},
+        )
+        assert done.returncode == 0, done.stdout
+        return json.loads(done.stdout.partition("=> ")[2])
+
     def podman(self, *arguments: str) -> str:
         """Run podman and return its output."""
         return subprocess.run(
