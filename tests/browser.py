@@ -16,6 +16,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from urllib.parse import quote, urlsplit
@@ -33,6 +34,33 @@ OPTIONS = [
     "--disable-sync",
 ]
 HISTORY = re.compile("/mlflow/metrics/get-history")
+
+
+# Two, as the first may be for what was to be drawn before.
+DRAWN = "() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))"
+
+
+class Requests:
+    """The requests of a page that are under way. A page of MLflow's goes on asking, so it is never
+    idle for long; it is settled once all that it has asked for is answered and drawn.
+    """
+
+    def __init__(self, page):
+        self.page, self.open = page, set()
+        page.on("request", lambda request: self.open.add(request))
+        page.on("requestfinished", lambda request: self.open.discard(request))
+        page.on("requestfailed", lambda request: self.open.discard(request))
+
+    def settle(self, seconds: float = 60) -> None:
+        """Wait until the page is settled."""
+        until = time.monotonic() + seconds
+        while True:
+            self.page.evaluate(DRAWN)
+            if not self.open:
+                return
+            if time.monotonic() > until:
+                raise Error(f"no answer to {', '.join(each.url for each in self.open)}")
+            self.page.wait_for_timeout(50)
 
 
 @dataclass
@@ -140,6 +168,7 @@ def visit(
             options["http_credentials"] = {"username": user, "password": password}
         page = browser.new_context(**options).new_page()
         seen.watch(page)
+        requests = Requests(page)
         for number, (path, wanted) in enumerate(pages):
             try:
                 if number == 2:
@@ -151,10 +180,10 @@ def visit(
                         seen.missing.append(f"{path}: answered with {answer.status}")
                         break
                 page.locator(wanted).first.wait_for(timeout=60_000)
+                requests.settle()
             except Error as error:
                 seen.missing.append(f"{path}: {str(error).splitlines()[0]}; wanted {wanted}")
                 continue
-            page.wait_for_timeout(2_000)  # the page goes on asking, so it is never idle
             if number == 2 and metric not in page.inner_text("body"):
                 seen.missing.append(f"{path}: the metric {metric} is not shown")
             if number == 2 and picture:

@@ -9,10 +9,12 @@ only: on a server that lets everybody in, this writes and deletes.
 
 import argparse
 import http.client
+import importlib.util
 import json
 import os
 import re
 import ssl
+import subprocess
 import sys
 import tempfile
 import threading
@@ -60,10 +62,12 @@ class Answer(NamedTuple):
 
 
 def routes() -> list[Route]:
-    """Return every route of the basic-auth app; to be called in the Python of a release.
+    """Return every route of a release's app for servers with users; to be called in its Python.
 
-    With Prometheus and artifacts on, which add routes, and with a database of its own.
+    That is mlflow-oidc-auth where the release has it, else MLflow's basic-auth. With Prometheus and
+    artifacts on, which add routes, and with a database of its own.
     """
+    has_oidc = importlib.util.find_spec("mlflow_oidc_auth") is not None
     with tempfile.TemporaryDirectory() as folder:
         config = os.path.join(folder, "auth.ini")
         with open(config, "w") as file:
@@ -80,27 +84,39 @@ def routes() -> list[Route]:
             "_MLFLOW_SGI_NAME": "uvicorn",
             "MLFLOW_AUTH_CONFIG_PATH": config,
             "MLFLOW_FLASK_SERVER_SECRET_KEY": "of the tests' crawl",
+            "OIDC_USERS_DB_URI": f"sqlite:///{folder}/oidc.db",
+            "SECRET_KEY": "of the tests' crawl",
             # Both spellings: the server's own and that of prometheus_client.
             "prometheus_multiproc_dir": folder,
             "PROMETHEUS_MULTIPROC_DIR": folder,
         }
-        from fastapi import routing
         from mlflow.server import app as flask_app
-        from mlflow.server.auth import create_app
 
-        served = create_app(flask_app)
-        # A newer FastAPI keeps what was included as a tree.
-        contexts = getattr(routing, "iter_route_contexts", iter)(served.routes)
-        found = []
-        for context in contexts:
-            methods = getattr(context, "methods", None)
-            if getattr(context, "endpoint", None) is not None:
-                kinds = sorted(methods) if methods else ["WEBSOCKET"]
-                name = f"{context.endpoint.__module__}.{context.endpoint.__name__}"
-                found.append(Route("fastapi", context.path, kinds, name))
-        for rule in flask_app.url_map.iter_rules():
-            found.append(Route("flask", rule.rule, sorted(rule.methods), rule.endpoint))
-        return found
+        if has_oidc:
+            from mlflow_oidc_auth.app import app as served
+        else:
+            from mlflow.server.auth import create_app
+
+            served = create_app(flask_app)
+        return routes_of(served, flask_app)
+
+
+def routes_of(served, flask_app) -> list[Route]:
+    """Return the routes of an app, a FastAPI app before one of Flask."""
+    from fastapi import routing
+
+    # A newer FastAPI keeps what was included as a tree.
+    contexts = getattr(routing, "iter_route_contexts", iter)(served.routes)
+    found = []
+    for context in contexts:
+        methods = getattr(context, "methods", None)
+        if getattr(context, "endpoint", None) is not None:
+            kinds = sorted(methods) if methods else ["WEBSOCKET"]
+            name = f"{context.endpoint.__module__}.{context.endpoint.__name__}"
+            found.append(Route("fastapi", context.path, kinds, name))
+    for rule in flask_app.url_map.iter_rules():
+        found.append(Route("flask", rule.rule, sorted(rule.methods), rule.endpoint))
+    return found
 
 
 class Crawl:
@@ -205,6 +221,28 @@ def reached(answers: list[Answer], login: str = "/login") -> list[Answer]:
         for answer in answers
         if answer.status not in NEITHER and not is_redirect_to_login(answer, login)
     ]
+
+
+def reached_on_host(control, python: str, url: str, ca: str) -> list[dict]:
+    """Return what is reached without a login of all the routes of a host's release.
+
+    Args:
+        control: The control side of the host.
+        python: Path of the release's Python there.
+        url: Address of the server, as seen from the host's network.
+        ca: File with the certificate that signed the server's.
+    """
+    with open(__file__) as code:
+        command = ["podman", "exec", "--interactive", control.name, python, "-"]
+        listed = subprocess.run(command, stdin=code, capture_output=True, text=True)
+    assert len(json.loads(listed.stdout or "[]")) > 400, listed.stderr[-2000:]
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        file.write(listed.stdout)
+        file.flush()
+        words = [__file__, url, f"--routes={file.name}", f"--ca={ca}"]
+        command = control.inside(sys.executable, *words)
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    return [json.loads(line) for line in done.stdout.splitlines()]
 
 
 if __name__ == "__main__":

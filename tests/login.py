@@ -4,8 +4,8 @@ Usage: python tests/login.py USER PASSWORD EXPERIMENT CA..., with MLflow's addre
 MLFLOW_TRACKING_URI and the files of the CAs that the browser trusts. Who is let in gets an access
 token, makes the experiment unless it is "", and looks at the list of experiments. Prints as JSON
 which sites the browser went to, where it ended and what it shows there; of MLflow's cookies whether
-no script of a page can read them, and whether they go over TLS alone; and, for who is let in, the
-user's name as MLflow has it and the token.
+no script of a page can read them, and whether they go over TLS alone; the value of the one that is
+the session; and, for who is let in, the user's name as MLflow has it and the token.
 """
 
 import json
@@ -14,7 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from browser import chromium, trust
+from browser import Requests, chromium, trust
 from playwright.sync_api import sync_playwright
 
 # As MLflow's own pages do it, with the cookie of the session.
@@ -60,13 +60,15 @@ def main(user, password, experiment, *authorities):
         context = browser.new_context()
         page = context.new_page()
         page.set_default_timeout(60_000)
+        requests = Requests(page)
         page.on("framenavigated", lambda frame: sites.append("/".join(frame.url.split("/")[:3])))
         log_in(page, url, user, password)
         refused = "error=" in page.url
         found = {} if refused else work(page, url, experiment)
-        page.wait_for_timeout(2_000)  # the page goes on asking, so it is never idle
+        requests.settle()
         found |= {"sites": sites, "url": page.url, "text": page.inner_text("body")}
         cookies = context.cookies(url)
+        found["session"] = next((each["value"] for each in cookies if each["httpOnly"]), "")
         found["cookies"] = {each["name"]: [each["httpOnly"], each["secure"]] for each in cookies}
         browser.close()
     print(json.dumps(found))
