@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -68,6 +69,15 @@ class Control:
         """Run site.yml, which must succeed, and return its output."""
         code, said = self.playbook(**variables)
         assert code == 0, said
+        return said
+
+    def settled(self, **variables) -> str:
+        """Run site.yml, which must find nothing to change on the host, and return its output.
+
+        It always says changed=0 of the control side.
+        """
+        said = self.converge(**variables)
+        assert re.findall(rf" {self.name} : ok=\d+ changed=(\d+) ", said) == ["0"], said
         return said
 
     def refuse(self, **variables) -> str:

@@ -44,7 +44,6 @@ def test_who_has_no_login_yet_is_told_where_it_goes(control, host):
     )
     write = "umask 077; mkdir ~/.mlflow; echo %s > ~/.mlflow/credentials"
     host.check_output("su - ada -c %s", write.replace("%s", f"'{login}'"))
-    said = control.converge(**server)
-    assert "as it asks for a login" not in said and "changed=0" in said, said
+    assert "as it asks for a login" not in control.settled(**server)
     bare = "runuser -u ada -- env -i HOME=/home/ada"
     assert host.check_output(f"{bare} {PYTHON} -c %s", LOG).endswith("https://hardening-users")
