@@ -161,9 +161,10 @@ print(get().decode())
 def test_no_idle_connection_holds_the_upstream(host):
     """A roll waits until nobody is connected to the old colour. A client that keeps its connection
     open and says nothing must not hold it up."""
-    code = "get(); import subprocess; print(subprocess.getoutput('ss --no-header --unix'))"
-    connections = stand_in(host, code)
-    assert f"/run/mlflow/{colour(host)}/server.sock" not in connections
+    code = "get(); import subprocess; print(subprocess.getoutput('ss --no-header --unix --all'))"
+    sockets = [row.split() for row in stand_in(host, code).splitlines()]
+    path = f"/run/mlflow/{colour(host)}/server.sock"
+    assert [row[1] for row in sockets if path in row] == ["LISTEN"]
 
 
 @pytest.mark.parametrize("target", ["/run/nobody-is-here.sock", "/etc/hostname"])
