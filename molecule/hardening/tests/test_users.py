@@ -30,6 +30,17 @@ def users(*more):
     return [{"name": name, **user} for name, user in (listed | dict(more)).items()]
 
 
+# Logins that were seen to be good.
+WERE_GOOD = set()
+
+
+def logs_in(visitor, login):
+    """Tell whether a login is good, and remember that it was."""
+    good = visitor.as_(*login).whoami() is not None
+    WERE_GOOD.update([login] * good)
+    return good
+
+
 def refused_within(visitor, login, seconds):
     """Tell whether a login is refused by every worker from some time on."""
     until = time.monotonic() + seconds
@@ -99,28 +110,31 @@ def test_a_user_without_permission_sees_nothing_of_anothers(visitor):
 
 def test_users_and_their_permissions_follow_a_variable(control, visitor):
     """Each by one run, and the second of the same changes nothing; what bob made himself stays."""
+    control.settled()
     name = uuid.uuid4().hex
     experiment = visitor.as_(*ADA).call("experiments/create", name=name)["experiment_id"]
     get = ("GET", f"/api/2.0/mlflow/experiments/get?experiment_id={experiment}")
     mine = visitor.as_(*BOB).call("experiments/create", name=uuid.uuid4().hex)["experiment_id"]
     first, second = EVE
 
-    def converge(permission, **eve):
+    def change(permission, **eve):
+        """Do what site.yml does for users, of which it has shown above that it does it."""
         bob = {"password": BOB[1], "permissions": {"experiment": {name: permission}}}
-        return control.converge(mlflow_server_users=users(("bob", bob), ("eve", eve)))
+        listed = users(("bob", bob), ("eve", eve))
+        fields = {"admin_password": ADMIN[1], "users": listed}
+        return control.module("mlflow_users", "mlflow_server", **fields)["changed"]
 
-    converge("READ", password=first[1])
-    assert visitor.as_(*first).whoami() and visitor.as_(*BOB).status(*get) == 200
+    assert change("READ", password=first[1])
+    assert logs_in(visitor, first) and visitor.as_(*BOB).status(*get) == 200
     rename = {"experiment_id": experiment, "new_name": uuid.uuid4().hex}
     update = ("POST", "/api/2.0/mlflow/experiments/update", rename)
     assert visitor.as_(*BOB).status(*update) == 403, "to read is not to write"
-    recap = converge("READ", password=first[1]).rpartition("PLAY RECAP")[2]
-    assert "changed=0" in recap.split("hardening-users")[1]
-    converge("NONE", password=second[1])
-    assert visitor.as_(*second).whoami() and visitor.as_(*BOB).status(*get) == 403
+    assert not change("READ", password=first[1])
+    assert change("NONE", password=second[1])
+    assert logs_in(visitor, second) and visitor.as_(*BOB).status(*get) == 403
     get = ("GET", f"/api/2.0/mlflow/experiments/get?experiment_id={mine}")
     assert visitor.as_(*BOB).status(*get) == 200
-    converge("NONE", state="absent")
+    assert change("NONE", state="absent")
 
 
 def test_the_administrators_password_rotates_by_one_command(control, host, visitor):
@@ -138,7 +152,7 @@ def test_the_administrators_password_rotates_by_one_command(control, host, visit
     assert visitor.as_("admin", new).whoami() is None
     code, said = control.playbook(**rotate, **variables)
     assert code == 0 and "changed=1" in said.rpartition("PLAY RECAP")[2], said
-    assert visitor.as_("admin", new).whoami()["is_admin"]
+    assert logs_in(visitor, FORMER_ADMIN) and visitor.as_(*FORMER_ADMIN).whoami()["is_admin"]
     assert host.check_output(main) == before
     code, said = control.playbook(**rotate)
     assert code == 0 and "changed=1" in said.rpartition("PLAY RECAP")[2], said
@@ -158,11 +172,12 @@ def test_users_are_not_among_the_tracking_tables(host):
 
 def test_the_administrators_password_is_in_no_file(host):
     """Whoever reads the whole disk finds what MLflow made him with, which answers nothing."""
-    found = host.run("grep -rlF canary-admin-password /etc /var/lib /opt/mlflow /run /tmp /root")
-    assert found.stdout == ""
     line = host.check_output("grep -h MLFLOW_AUTH_ADMIN_PASSWORD /etc/mlflow/wanted/bootstrap.env")
     random = line.split("=", 1)[1].strip('"')
     assert len(random) == 40
+    search = "grep -rlF %s /etc /var/lib /opt/mlflow /run /tmp /root"
+    assert "/etc/mlflow/wanted/bootstrap.env" in host.run(search, random).stdout.split()
+    assert host.run(search, ADMIN[1]).stdout == ""
     assert Visitor(host.backend.name, ("admin", random)).whoami() is None
 
 
@@ -181,13 +196,26 @@ def test_the_real_client_works_with_a_login(control, host, self_signed):
 
 def test_a_killed_worker_is_replaced_and_the_rest_serves(host, visitor):
     """As the kernel does when a colour's memory is full: the unit goes on (OOMPolicy=continue)."""
-    show = f"systemctl show --value --property=%s mlflow-{colour(host)}"
+    unit = f"mlflow-{colour(host)}"
+    show = f"systemctl show --value --property=%s {unit}"
     main, restarts = (host.check_output(show % name) for name in ("MainPID", "NRestarts"))
     uvicorn = host.check_output(f"pgrep --parent {main}").split()[0]
-    worker = host.check_output(f"pgrep --parent {uvicorn} --full spawn_main").split()[0]
-    host.check_output(f"kill -KILL {worker}")
+    workers = f"pgrep --parent {uvicorn} --full spawn_main"
+    before = host.check_output(workers).split()
+    assert len(before) == 2
+    host.check_output(f"kill -KILL {before[0]}")
     answers = [visitor.status("GET", "/health") for _ in range(20)]
     assert answers.count(200) >= 19, answers
+    until = time.monotonic() + 120
+    while not (new := set(host.check_output(workers).split()) - set(before)):
+        assert time.monotonic() < until, "no other worker comes"
+        time.sleep(0.1)
+    # uvicorn says so of each that begins to answer.
+    said = f"Started server process [{new.pop()}]"
+    while said not in host.check_output(f"journalctl --unit={unit} --output=cat --lines=50"):
+        assert time.monotonic() < until, "the other worker does not serve"
+        time.sleep(0.5)
+    assert len(host.check_output(workers).split()) == 2
     assert host.check_output(show % "NRestarts") == restarts
     memory = int(host.check_output(show % "MemoryMax"))
     assert 1_000_000_000 < memory < 4_000_000_000
@@ -232,7 +260,8 @@ def test_a_prompt_can_be_registered_all_the_same(visitor):
 
 @pytest.mark.parametrize("login", [*EVE, FORMER_ADMIN])
 def test_a_former_password_is_refused_by_every_worker_in_the_end(visitor, login):
-    """Of a leaver, and of who has another one now; without a new process. The last test: each has
-    been good before.
+    """Of a leaver, and of who has another one now; without a new process. The last test: who waits
+    for the ones before need not wait here.
     """
+    assert login in WERE_GOOD, "run the tests before, which let it in and take it away again"
     assert refused_within(visitor, login, REMEMBERED_SECONDS + 10)
