@@ -11,6 +11,13 @@ URL = "https://hardening-tls"
 PASSWORD = "canary:pass wörd"
 USERS = [{"name": "ada", "password": PASSWORD}]
 WATCH = "nginx-certificate-mlflow"
+# It asks whether a request fails, not how many there can be.
+LOAD = ("--threads=4", "--pause=0.02", f"--login=ada:{PASSWORD}")
+
+
+def assert_nothing_lost(counts, say):
+    say(f"while the front changed: {counts}")
+    assert counts["written"] > 100 and counts["failed"] == 0, counts
 
 
 @pytest.fixture
@@ -114,30 +121,52 @@ CHANGED = {}
 
 
 @pytest.fixture
-def changed(control, host, tmp_path_factory):
+def changed(control, host, tmp_path_factory, ca):
     """The server with a certificate of short life, users and networks; once for all that follow.
 
     Returns:
-        The path of the new certificate, what site.yml said, and the processes before and after.
+        The path of the new certificate and of the file with both, what site.yml said, the
+        processes before and after, and what a load found meanwhile.
     """
     if not CHANGED:
         folder = tmp_path_factory.mktemp("changed")
-        before = processes(host)
-        code, said = control.playbook(
-            "-vvv",
-            "--diff",
-            **pair(folder, "hardening-tls", 20),
-            mlflow_server_authentication="front",
-            nginx_users=USERS,
-            nginx_allowed_networks=["127.0.0.0/8", "10.0.0.0/8"],
-            nginx_closed_prefixes=["/ajax-api/"],
-            nginx_hsts_max_age=86400,
-        )
+        before, new = processes(host), pair(folder, "hardening-tls", 20)
+        both = folder / "both"
+        both.write_text(Path(ca).read_text() + new["nginx_tls_certificate"])
+        with control.load(*LOAD, f"--ca={both}", url=URL) as counts:
+            code, said = control.playbook(
+                "-vvv",
+                "--diff",
+                **new,
+                mlflow_server_authentication="front",
+                nginx_users=USERS,
+                nginx_allowed_networks=["127.0.0.0/8", "10.0.0.0/8"],
+                nginx_closed_prefixes=["/ajax-api/"],
+                nginx_hsts_max_age=86400,
+            )
         assert code == 0, said
         key = (folder / "key").read_text()
-        CHANGED.update(ca=folder / "certificate", said=said, key=key)
-        CHANGED.update(before=before, after=processes(host))
+        CHANGED.update(ca=folder / "certificate", both=both, said=said, key=key)
+        CHANGED.update(before=before, after=processes(host), counts=counts)
     return CHANGED
+
+
+def test_a_changed_certificate_users_and_networks_cost_no_request(changed, say):
+    """Whoever is logging goes on, over the connection that was there or over another."""
+    assert_nothing_lost(changed["counts"], say)
+
+
+def test_another_site_and_port_of_nginx_cost_no_request(changed, control, host, ask, say):
+    """Those of another instance, say. Who logs to this one has no part in it."""
+    site = {"name": "other", "listen_address": "127.0.0.1"}
+    text = "server {\n    listen 127.0.0.1:%s;\n    return 200 other;\n}\n"
+    with control.load(*LOAD, f"--ca={changed['both']}", url=URL) as counts:
+        for port in (5001, 5002):
+            content = {"listen_port": port, "content": text % port}
+            assert control.module("nginx_site", "nginx", **site, **content)["changed"]
+            assert ask(f"http://127.0.0.1:{port}/")["body"] == "other"
+    assert_nothing_lost(counts, say)
+    assert ask("http://127.0.0.1:5001/")["error"], "the former port is closed"
 
 
 def test_a_changed_certificate_is_served_and_nothing_restarts(changed, ask, host):
@@ -214,6 +243,7 @@ def test_a_second_run_makes_no_other_hashes(changed, control, host, ask):
 
 def test_all_of_it_goes_away_with_its_variables(changed, control, host, ask, ca):
     control.converge()
+    control.settled()
     assert ask(f"{URL}/version", ca=ca)["status"] == 200
     assert host.check_output("ls -A /etc/nginx/users") == ""
     assert len(host.check_output("ls -A /etc/nginx/tls").split()) == 1
