@@ -37,7 +37,7 @@ def artifact(run: str, turn: int) -> tuple[str, bytes]:
 
 
 def acknowledged(counts: dict) -> tuple[dict[str, list[int]], dict[str, list[int]]]:
-    """Return the turns of each run that a mixed load's server has said it had written.
+    """Return the turns of each run that a server has said it had written.
 
     Args:
         counts: What the load printed.
@@ -45,11 +45,11 @@ def acknowledged(counts: dict) -> tuple[dict[str, list[int]], dict[str, list[int
     Returns:
         Those of metrics, each with its turn as value and step, and those of artifacts.
     """
-    metrics, artifacts = {}, {}
+    metrics, artifacts, every = {}, {}, counts["artifact_every"]
     for run, found in counts["runs"].items():
         turns = [turn for turn in range(1, found["turns"] + 1) if turn not in found["failed"]]
-        metrics[run] = [turn for turn in turns if turn % ARTIFACT]
-        artifacts[run] = [turn for turn in turns if not turn % ARTIFACT]
+        artifacts[run] = [turn for turn in turns if every and not turn % every]
+        metrics[run] = [turn for turn in turns if turn not in artifacts[run]]
     return metrics, artifacts
 
 
@@ -83,6 +83,7 @@ class Load:
             self.headers["Authorization"] = "Basic " + base64.b64encode(login.encode()).decode()
         self.seconds = seconds
         self.at_least, self.pause = at_least, pause
+        self.artifact_every = ARTIFACT if kind == "mixed" else 0
         self.write = {"metric": self.metric, "batch": self.batch, "mixed": self.mixed}[kind]
         # By run: the last turn, and those that failed.
         self.turns: dict[str, dict] = {}
@@ -190,6 +191,7 @@ class Load:
             "slowest_s": round(self.slowest_s, 2),
             "errors": dict(self.errors),
             "runs": self.turns,
+            "artifact_every": self.artifact_every,
         }
 
 
