@@ -13,6 +13,8 @@ from testinfra.utils.ansible_runner import AnsibleRunner
 NAME = os.environ.get("MOLECULE_SCENARIO_NAME", "")
 # For tools/scenario.
 CASES = ROOT / f".cache/times/{NAME}.cases.json"
+# How many each scenario has, so that none is lost without a word.
+WANTED = ROOT / "tests/cases.json"
 # Tests of roles, which a scenario has if it has their hosts.
 OF_ROLES = ROOT / "tests/testinfra"
 
@@ -47,7 +49,8 @@ def pytest_collection_modifyitems(config, items):
     """Leave out the tests of a role of which the scenario has no host, and all long ones but one.
 
     Raises:
-        pytest.UsageError: A test of the scenario itself has no host.
+        pytest.UsageError: A test of the scenario itself has no host, or there are more or fewer
+            tests than tests/cases.json says.
     """
     of_roles = [item for item in items if item.path.is_relative_to(OF_ROLES)]
     asking = [item for item in items if item in of_roles or "host" in item.fixturenames]
@@ -56,6 +59,12 @@ def pytest_collection_modifyitems(config, items):
         raise pytest.UsageError(
             f"Wanted a host for each test of the scenario {NAME}; found none for "
             f"{', '.join(lost)}; correct the module's group, or the names in the inventory."
+        )
+    found, wanted = len(items) - len(homeless), json.loads(WANTED.read_text()).get(NAME)
+    if found != wanted and not (config.option.keyword or config.option.markexpr):
+        raise pytest.UsageError(
+            f"Wanted {wanted} cases of {NAME}, as tests/cases.json says; found {found}; correct "
+            "that file if it is meant."
         )
     long = [i for i in items if i.get_closest_marker("long") and i not in homeless]
     takes = long if os.environ.get("TEST_ALL") else drawn(long)

@@ -1,5 +1,6 @@
 """Which tests of a scenario run: none gets lost without a word."""
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -9,8 +10,9 @@ import scenario
 class Config:
     """As much of pytest's as the plugin uses."""
 
-    def __init__(self):
+    def __init__(self, keyword):
         self.stash = pytest.Stash()
+        self.option = SimpleNamespace(keyword=keyword, markexpr="")
         self.deselected = []
         self.hook = SimpleNamespace(pytest_deselected=lambda items: self.deselected.extend(items))
 
@@ -36,9 +38,17 @@ def hosts(monkeypatch):
     monkeypatch.delenv("TEST_ALL", raising=False)
 
 
-def run(*items):
+@pytest.fixture
+def wanted(monkeypatch, tmp_path):
+    """Return a function that says how many cases the scenario has."""
+    monkeypatch.setattr(scenario, "NAME", "roll")
+    monkeypatch.setattr(scenario, "WANTED", tmp_path / "cases.json")
+    return lambda number: scenario.WANTED.write_text(json.dumps({"roll": number}))
+
+
+def run(*items, keyword="some"):
     """Return the names of the tests that run, and of those left to test-all."""
-    config, items = Config(), list(items)
+    config, items = Config(keyword), list(items)
     scenario.pytest_collection_modifyitems(config, items)
     return [each.name for each in items], [each.name for each in config.stash[scenario.left]]
 
@@ -54,6 +64,18 @@ def test_a_role_without_a_host_is_left_out():
     path = "tests/testinfra/postgresql/test_postgresql.py"
     for needs in ("host", "servers"):
         assert run(item("a"), item("b", group="database", path=path, needs=needs)) == (["a"], [])
+
+
+def test_a_test_that_is_lost_is_an_error(wanted):
+    """A folder that is no longer named would take its tests with it, and the scenario be green."""
+    role = item("of a role", group="database", path="tests/testinfra/x/test_x.py")
+    tests = [item("a"), item("long", long=True), item("longer", long=True), role]
+    wanted(3)
+    run(*tests, keyword="")
+    wanted(4)
+    with pytest.raises(pytest.UsageError, match="Wanted 4 cases of roll.*found 3"):
+        run(*tests, keyword="")
+    run(*tests, keyword="only one")
 
 
 def test_one_long_test_is_drawn():
