@@ -537,6 +537,24 @@ def test_the_database_is_compared_with_what_served_before(world):
     ]
 
 
+def test_a_server_that_was_disabled_by_hand_starts_at_the_next_boot(world):
+    """It serves, so nobody would notice until the host is down."""
+    world.roll()
+    world.host.command("systemctl", "disable", "mlflow-blue.service")
+    assert world.roll().steps == ["enable blue"]
+    world.host.boot()
+    assert world.host.served() == "one"
+
+
+def test_a_link_that_a_killed_run_left_beside_its_place_is_in_nobodys_way(world):
+    """It was made, and the run was killed before it took the place of the other."""
+    world.roll()
+    (world.config / ".current.sock.new").symlink_to("/run/mlflow/green/server.sock")
+    world.want("two")
+    world.roll()
+    assert world.host.served() == "two" and not list(world.config.glob(".*.new"))
+
+
 def test_a_link_to_something_else_is_set_right(world):
     """Drift of the one thing that says who serves."""
     world.roll()
