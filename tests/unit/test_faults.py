@@ -76,6 +76,22 @@ def test_a_patch_that_does_not_say_it_is_an_error(tmp_path, this, instead):
         tool.parse(tmp_path / "x.patch")
 
 
+def test_a_word_is_a_kind_of_faults_or_else_a_part_of_their_names():
+    """Who asks for those of unit tests has not asked for hosts to be made anew."""
+
+    def fault(name, scenario=""):
+        return tool.Fault(Path(f"{name}.patch"), "", "", scenario, False)
+
+    unit, roll, unit_roll = fault("drain"), fault("link", "roll"), fault("unit-of-roll", "roll")
+    faults = [unit, roll, unit_roll]
+    assert tool.chosen(faults, []) == faults
+    assert tool.chosen(faults, ["unit"]) == [unit]
+    assert tool.chosen(faults, ["roll", "link"]) == [roll, unit_roll]
+    assert tool.chosen(faults, ["of", "drain"]) == [unit_roll, unit]
+    with pytest.raises(ValueError, match="none by rol;"):
+        tool.chosen([unit], ["rol"])
+
+
 CODE = """
 import pytest
 def test_passes(): pass
