@@ -1,7 +1,15 @@
 """What is asked of a server with users, for each difference between what is and what is wanted."""
 
+import base64
+import http.server
+import json
+import socketserver
+import threading
+from types import SimpleNamespace
+
 import mlflow_users
 import pytest
+from ansible.module_utils.testing import patch_module_args
 from problems_of_users import problems_of_users
 
 
@@ -273,3 +281,126 @@ def test_bad_users_are_told_before_anything_is_changed(users, problem):
 def test_no_problem_has_a_password_in_it():
     """It is shown to whoever runs the playbook, and in its log."""
     assert problems_of_users([], "admin", "secret") == ["admin with a password of 6 characters"]
+
+
+# What it says to Ansible, and asks of a real server and a real probe.
+
+
+def test_who_runs_it_is_warned_of_what_nobody_else_would_see(monkeypatch, capsys):
+    """A permission that could not be given yet, and an administrator whom nobody has listed."""
+    server = Server()
+    server.admins.add("former")
+    server.passwords["former"] = "still good"
+    monkeypatch.setattr(mlflow_users, "Host", lambda instance: server)
+    ada = {"name": "ada", "password": "the user's password"}
+    ada["permissions"] = {"experiment": {"later": "EDIT"}}
+    given = {"admin_password": "the admin's password", "users": [ada]}
+    warnings = []
+    warn = lambda module, text: warnings.append(text)  # noqa: E731
+    monkeypatch.setattr(mlflow_users.AnsibleModule, "warn", warn)
+    for plan in (["user ada"], []):
+        with patch_module_args(given), pytest.raises(SystemExit):
+            mlflow_users.main()
+        said = json.loads(capsys.readouterr().out)
+        assert (said["changed"], said["plan"]) == (bool(plan), plan)
+        first, second = warnings.pop(0), warnings.pop(0)
+        assert "found none named later (for ada)" in first and "found that former may" in second
+    server.serves = False
+    with patch_module_args(given), pytest.raises(SystemExit):
+        mlflow_users.main()
+    assert "run site.yml" in json.loads(capsys.readouterr().out)["msg"]
+
+
+@pytest.fixture
+def slot(tmp_path, monkeypatch):
+    """A host whose link names a slot, below a folder of its own."""
+    host = mlflow_users.Host("mlflow")
+    host.link = tmp_path / "current.sock"
+    host.link.symlink_to("/run/mlflow/green/server.sock")
+    (tmp_path / "green").mkdir()
+    monkeypatch.setattr(mlflow_users, "probe_command", lambda *words: list(map(str, words)))
+    return host
+
+
+def test_a_server_has_users_if_its_slot_has_their_settings(slot):
+    assert slot.link.parent / "green" == slot.slot() and not slot.serves_with_users()
+    (slot.slot() / "mlflow_auth_config_path").touch()
+    assert slot.serves_with_users()
+    slot.link.unlink()
+    assert not slot.serves_with_users()
+
+
+def test_a_probe_gets_passwords_on_its_input_and_no_error_shows_one(slot, monkeypatch):
+    """SQLAlchemy puts the parameters of a statement into its errors."""
+    ran = []
+
+    def run(command, **more):
+        ran.append((command, more["input"]))
+        return SimpleNamespace(returncode=0, stdout='["bob"]', stderr="")
+
+    monkeypatch.setattr(mlflow_users.subprocess, "run", run)
+    assert slot.wrong_passwords({"ada": "p@ss", "bob": "w0rd"}) == ["bob"]
+    slot.set_admin("admin", "canary")
+    assert [json.loads(ran[0][1]), ran[1][1]] == [{"ada": "p@ss", "bob": "w0rd"}, "canary"]
+    assert not [word for command, _ in ran for word in command if "p@ss" in word or "can" in word]
+
+    def fail(command, **more):
+        return SimpleNamespace(returncode=1, stdout="", stderr="no such column: ('canary',)\n")
+
+    monkeypatch.setattr(mlflow_users.subprocess, "run", fail)
+    with pytest.raises(mlflow_users.Refused, match=r"found: no such column: \('\*{8}',\); mend"):
+        slot.set_admin("admin", "canary")
+
+
+@pytest.mark.parametrize("status", [403, 500])
+def test_a_server_that_answers_with_an_error_is_not_taken_for_another_password(status, monkeypatch):
+    """The administrator's would be set anew, in vain, each time the database is away."""
+    server = Server()
+    monkeypatch.setattr(server, "ask", lambda *_, **__: (status, {"message": "away"}))
+    with pytest.raises(mlflow_users.Refused, match=f"can log in; found.*{status}: away"):
+        run(server)
+    assert server.passwords == {"admin": "the admin's password"}
+
+
+def test_a_password_that_the_server_does_not_take_is_told(monkeypatch):
+    """As of a server that has another database of users than its slot says."""
+    server = Server()
+    monkeypatch.setattr(server, "set_admin", lambda *_: None)
+    with pytest.raises(mlflow_users.Refused, match="with the new password; found.*refuses it"):
+        run(server, admin_password="a new password")
+
+
+def test_a_call_that_is_refused_is_told_with_its_user(monkeypatch):
+    server = Server()
+    monkeypatch.setattr(server, "write", lambda *_: (400, {"message": "Invalid username"}))
+    with pytest.raises(mlflow_users.Refused, match="users/create for ada; found.*400: Invalid"):
+        run(server, user())
+
+
+def test_a_request_has_its_login_and_fields_as_mlflow_reads_them(tmp_path):
+    """In UTF-8, of a GET in the address; what is no JSON, such as nginx's, is told as it is."""
+    asked, answers = [], [b'{"users": []}', b"<html>no"]
+
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def answer(self):
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            asked.append((self.path, self.headers["Authorization"], body))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(answers.pop(0))
+
+        do_GET = do_POST = answer
+
+        def log_message(self, *_):
+            pass
+
+    host = mlflow_users.Host("mlflow")
+    host.link = tmp_path / "current.sock"
+    with socketserver.UnixStreamServer(str(host.link), Answer) as serves:
+        threading.Thread(target=serves.serve_forever, args=[0.01]).start()
+        login = ("ada", "pä:ss")
+        assert host.ask("GET", "/users/list", login, name="a b") == (200, {"users": []})
+        assert host.ask("POST", "/users", login, name="a b") == (200, {"message": "<html>no"})
+        serves.shutdown()
+    basic = "Basic " + base64.b64encode("ada:pä:ss".encode()).decode()
+    assert asked == [("/users/list?name=a+b", basic, b""), ("/users", basic, b'{"name": "a b"}')]
