@@ -1,6 +1,7 @@
 """The templates of mlflow_server, rendered by Ansible itself; an undefined variable is fatal."""
 
 import re
+from configparser import RawConfigParser
 from pathlib import Path
 
 import pytest
@@ -277,6 +278,16 @@ def test_a_ca_is_checked_against_as_soon_as_there_is_one():
     assert value("PGSSLMODE", **DATABASE, **ca) == "verify-full"
     unit = render("mlflow.service.j2", **DATABASE, **ca)
     assert "Environment=PGSSLROOTCERT=/etc/mlflow/%j/pgsslrootcert\n" in unit
+
+
+def test_a_connection_is_given_up_whose_other_end_is_gone():
+    """A database that failed over leaves an address that is silent: TCP would wait 15 minutes."""
+    found = RawConfigParser()
+    found.read_string(evaluate("__mlflow_server_files.PGSERVICEFILE", **DATABASE))
+    assert int(found[value("PGSERVICE", **DATABASE)]["tcp_user_timeout"]) <= 30_000, "milliseconds"
+    unit = render("mlflow.service.j2", **DATABASE)
+    assert "Environment=PGSERVICEFILE=/etc/mlflow/%j/pgservicefile\n" in unit
+    assert "PGSERVICE" not in settings() and "PGSERVICEFILE" not in render("mlflow.service.j2")
 
 
 @pytest.mark.parametrize(
