@@ -2,15 +2,16 @@
 
 import json
 import os
+import shlex
 import subprocess
 import tempfile
-import time
 from collections import Counter
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from control import ROOT, Control
-from s3 import S3
+from load import acknowledged
+from s3 import S3, Request
 
 # What a tracking server's slots hold, and when each was filled.
 LOOK = r"""
@@ -54,6 +55,9 @@ class At:
     count: int = 1
     command: str = KILL
 
+    def __str__(self):
+        return f"{self.event} {self.word} {self.count}"
+
     @property
     def environment(self) -> dict[str, str]:
         return {
@@ -71,8 +75,18 @@ class At:
 GENTLE = ("--threads=2", "--pause=0.5")
 # Of a server, in all playbooks.
 ROLL = "Rotate | Roll"
-# What runs on the host goes on without the control process.
-IN_A_ROLL = At("start", ROLL, command=f"(sleep 3; {KILL}) &")
+# The steps of a roll from the start of the other colour on, as its module notes them in the lock.
+STARTED = '"(start|wait until|enable|switch to|drain|stop) (blue|green)'
+
+
+def in_a_roll(host: str) -> At:
+    """Return the point at which a roll on a host has started the other colour.
+
+    What runs there goes on without the control process.
+    """
+    wait = f"until grep -qsE '{STARTED}' /etc/mlflow/.roll.lock; do sleep 0.05; done"
+    wait = shlex.join(["timeout", "300", "podman", "exec", host, "sh", "-c", wait])
+    return At("start", ROLL, command=f"({wait} && {KILL}) &")
 
 
 class Run:
@@ -120,6 +134,9 @@ class Fleet:
         self.environment: dict[str, str] = {}
         # All that any playbook has said.
         self.said: list[str] = []
+        # All that was acknowledged to loads: the turns of each run.
+        self.metrics: dict[str, list[int]] = {}
+        self.artifacts: dict[str, list[int]] = {}
 
     # Playbooks
 
@@ -167,28 +184,38 @@ class Fleet:
             assert self.killed(playbook, at), f"it did not come to {at}: {self.said[-1][-3000:]}"
         return self.succeed(playbook)
 
-    def succeed_together(self, playbook: str) -> None:
-        """Run a playbook twice at the same time, as two operators do; one has to succeed."""
-        first = self.start(playbook)
-        time.sleep(1)
-        ends = [run.wait() for run in (self.start(playbook), first)]
+    def succeed_together(self, playbook: str, **variables) -> None:
+        """Run a playbook twice, as two operators do who come to the last server at once.
+
+        One has to succeed, and one to wait for the other.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            both = f"until [ $(ls {folder} | wc -l) = 2 ]; do sleep 0.1; done"
+            meet = f"touch {folder}/$PPID; timeout 300 sh -c '{both}'"
+            at = At("start", ROLL, len(self.servers), meet)
+            runs = [self.start(playbook, at=at, **variables) for _ in range(2)]
+            ends = [run.wait() for run in runs]
         self.said += [said for _, said in ends]
         assert 0 in [code for code, _ in ends], [said[-3000:] for _, said in ends]
+        waited = [said for _, said in ends if "which rolls mlflow already" in said]
+        assert waited, "none has waited for the other"
 
     @contextmanager
     def idle_colour_killed(self, host: str):
-        """Kill what a roll starts on a host, as the OOM killer does, while the block runs."""
+        """Kill what a roll starts on a host, as the OOM killer does, while the block runs.
+
+        Each time a fifth of a second after its start, when it is not ready. Not before: a unit that
+        does not start is another failure than a server that ends.
+        """
         idle = {"blue": "green", "green": "blue"}[self.look(host)["serving"]]
-        # Only once the server itself runs: before that, its unit does not start, which is another
-        # failure than a server that ends.
-        unit = f"mlflow-{idle}"
-        runs = f"systemctl --quiet is-active {unit}"
-        kill = f"while sleep 1; do {runs} && systemctl kill --signal=KILL {unit}; done"
-        self.on(host, "systemd-run", "--quiet", "--unit=killer", "sh", "-c", kill)
+        folder = f"/run/systemd/system/mlflow-{idle}.service.d"
+        lines = "[Service]\nRuntimeMaxSec=200ms\nKillSignal=SIGKILL\n"
+        # A roll has systemd read its units again.
+        self.on(host, "sh", "-c", f"mkdir -p {folder}; printf '{lines}' >{folder}/killed.conf")
         try:
             yield
         finally:
-            self.on(host, "systemctl", "stop", "killer")
+            self.on(host, "sh", "-c", f"rm -r {folder}; systemctl daemon-reload")
 
     # Hosts
 
@@ -217,10 +244,18 @@ class Fleet:
         ]
         return max(times, default=installed) - installed
 
-    def sql(self, query: str) -> list[str]:
+    def refused_by_s3(self, since: float) -> list[Request]:
+        """Return the requests of tracking servers that S3 has refused since a time."""
+        addresses = [self.s3.address_of(host) for host in self.servers]
+        asked = [each for each in self.s3.requests(since) if each.address in addresses]
+        assert asked, "S3 has heard of no tracking server"
+        return [each for each in asked if each.status == 403]
+
+    def sql(self, query: str, database: str = "postgres") -> list[str]:
         """Return the rows that the database server's own administrator gets for a query."""
-        command = ["runuser", "-u", "postgres", "--", "psql", "--tuples-only", "--no-align"]
-        return self.on(self.stores, *command, f"--command={query}").splitlines()
+        psql = ["psql", "--tuples-only", "--no-align", f"--dbname={database}"]
+        command = ["runuser", "-u", "postgres", "--", *psql, f"--command={query}"]
+        return self.on(self.stores, *command).splitlines()
 
     def sessions(self, login: str) -> int:
         """Return how many sessions of a role there are."""
@@ -252,3 +287,6 @@ class Fleet:
         for one in each:
             counts.update(written=one["written"], failed=one["failed"])
             counts.update(one["errors"])
+            metrics, artifacts = acknowledged(one)
+            self.metrics |= metrics
+            self.artifacts |= artifacts
