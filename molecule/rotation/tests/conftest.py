@@ -43,7 +43,8 @@ def fleet():
     inventory = os.path.dirname(os.environ["MOLECULE_INVENTORY_FILE"])
     servers = AnsibleRunner(inventory).get_hosts("mlflow")
     soon = "--extra-vars=__aws_credentials_known_after_seconds=2"
-    return Fleet(inventory, sorted(servers), "rotation-stores", "-vvv", "--diff", soon)
+    standin = "--extra-vars=@tests/standin/vars.yml"
+    return Fleet(inventory, sorted(servers), "rotation-stores", "-vvv", "--diff", soon, standin)
 
 
 @pytest.fixture(scope="session")
@@ -54,6 +55,18 @@ def account(fleet, vault):
     with iam(fleet.s3, carried, vault["secret_access_key"]) as account:
         fleet.environment |= account.environment
         yield account
+
+
+@pytest.fixture(scope="session")
+def minted(fleet, account, vault, tmp_path_factory):
+    """The playbook makes its keys itself, from now on; where it keeps the one that is in use."""
+    file = tmp_path_factory.mktemp("operator") / "aws_key.json"
+    vault.put(iam_user="mlflow", key_file=str(file), key_file_passphrase="c4nary-key-file")
+    yield file
+    # What is in use becomes a key that the operator gives.
+    name = fleet.serving(fleet.servers[0])["key"]
+    secret = account.keys()[name].secret_access_key
+    vault.put(key_file="", access_key_id=name, secret_access_key=secret)
 
 
 JOURNAL = (
