@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import subprocess
+from collections import Counter
 
 import pytest
 from control import ROOT
@@ -75,7 +76,8 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_report_collectionfinish(config):
-    return [f"long, left to `make test-all`: {item.name}" for item in config.stash[left]]
+    counts = Counter(item.originalname for item in config.stash[left])
+    return [f"long, left to `make test-all`: {count} of {name}" for name, count in counts.items()]
 
 
 def pytest_sessionfinish(session):
