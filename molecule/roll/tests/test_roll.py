@@ -1,235 +1,126 @@
-"""Every change reaches what serves without a gap, or does not reach it at all."""
+"""Every change reaches what serves without a gap, or does not reach it at all: the real MLflow."""
 
-import re
 import subprocess
 import sys
 import time
-import uuid
 
 import pytest
-from api import colour, create_experiment, has_experiment, wait_until_served
+from api import create_experiment, has_experiment, wait_until_served
+from rolls import a_change, assert_kept, assert_settled, serving_change
 
-# Stands in for systemctl during one run: kills the module that calls it, with SIGKILL, so that
-# nothing is cleaned up, before or after the real thing is done.
-SABOTAGE = """#!/bin/sh
-case "$*" in
-  {call}) {first}kill -KILL $PPID ;;
-  *) exec /usr/bin/systemctl "$@" ;;
-esac
-"""
-WRAPPER = "/usr/local/sbin/systemctl"
+group = "roll-debian13"
 
-# Sends 20 MB in 20 s, so that a whole roll passes meanwhile, and exits 0 if the server took it.
+# Sends 20 MB: slowly until a link names something else, says so, and is done five seconds later.
+# Exits 0 if the server took it all.
 SLOW_UPLOAD = """
-import http.client, sys, time
+import http.client, os, sys, time
+
+link = sys.argv[1]
+before = os.readlink(link)
 
 def body():
-    for _ in range(20):
-        print("sending", flush=True)
-        yield b"x" * 1_000_000
-        time.sleep(1)
+    left = 20_000_000
+    print("sending", flush=True)
+    while os.readlink(link) == before:
+        left -= 1000
+        yield b"x" * 1000
+        time.sleep(0.1)
+    print("swapped", flush=True)
+    for _ in range(50):
+        left -= 1000
+        yield b"x" * 1000
+        time.sleep(0.1)
+    yield b"x" * left
 
-connection = http.client.HTTPConnection("127.0.0.1", 5000, timeout=60)
+connection = http.client.HTTPConnection("127.0.0.1", 5000, timeout=600)
 connection.request("PUT", "/api/2.0/mlflow-artifacts/artifacts/slow", body(),
                    {"Content-Length": "20000000"})
 sys.exit(connection.getresponse().status != 200)
 """
 
 
-def a_change():
-    """Return a variable of no consequence, and the value by which it is known in the process."""
-    value = uuid.uuid4().hex
-    return {"mlflow_server_environment": {"TEST_CHANGE": value}}, value
+@pytest.fixture(scope="module")
+def rolled(control, host):
+    """Two rolls under load, so that each colour has been the old one, and an upload in the second.
 
-
-def serving_change(host):
-    """Return the value with which the process that serves was started."""
-    pid = host.check_output(f"systemctl show --value --property=MainPID mlflow-{colour(host)}")
-    lines = host.check_output(f"tr '\\0' '\\n' < /proc/{pid}/environ").splitlines()
-    return dict(line.split("=", 1) for line in lines if "=" in line).get("TEST_CHANGE")
-
-
-def assert_settled(host):
-    """One colour is linked, active and enabled; the other is none of these; nothing lies about."""
-    wait_until_served(host)
-    serving = colour(host)
-    states = {
-        each: host.run(f"systemctl is-active mlflow-{each}; systemctl is-enabled mlflow-{each}")
-        for each in ("blue", "green")
-    }
-    assert states[serving].stdout.split() == ["active", "enabled"]
-    other = states[{"blue": "green", "green": "blue"}[serving]].stdout.split()
-    assert not {"active", "activating", "enabled"} & set(other)
-    assert host.run("find /etc/mlflow /etc/systemd/system -name '.*.new'").stdout == ""
-
-
-@pytest.fixture
-def sabotage(host):
-    """Kill the roll at a call of systemctl, until repaired."""
-
-    def install(call, when):
-        first = '/usr/bin/systemctl "$@"; ' if when == "after" else ""
-        host.check_output(
-            "printf %s %s > " + WRAPPER, "%s", SABOTAGE.format(call=call, first=first)
+    The load pauses, as four threads without one take both cores from the roll; at 60 writes a
+    second none fits between an old link and a new one that is 50 ms late.
+    """
+    found = {"served": []}
+    with control.load("--pause=0.05") as found["counts"]:
+        change = a_change()
+        control.converge(**change)
+        found["served"].append((serving_change(host), change))
+        pid = control.podman("inspect", "--format={{.State.Pid}}", control.name)
+        link = f"/proc/{pid}/root/etc/mlflow/current.sock"
+        upload = subprocess.Popen(
+            control.inside(sys.executable, "-c", SLOW_UPLOAD, link),
+            stdout=subprocess.PIPE,
+            text=True,
         )
-        host.check_output(f"chmod 0755 {WRAPPER}")
-
-    def repair():
-        host.check_output(f"rm -f {WRAPPER}")
-
-    install.repair = repair
-    yield install
-    repair()
+        assert upload.stdout.readline() == "sending\n"
+        change = a_change()
+        control.converge(**change)
+        found["served"].append((serving_change(host), change))
+        found["upload"] = upload.communicate()[0], upload.returncode
+    return found
 
 
-def test_a_changed_setting_costs_no_request(control, host):
+def test_a_changed_setting_costs_no_request(host, rolled):
     """Clients write all the time; the load does not retry, so one refused write would show."""
-    with control.load() as counts:
-        for _ in range(2):
-            variables, value = a_change()
-            control.converge(**variables)
-            assert serving_change(host) == value
-    assert counts["failed"] == 0, counts
-    assert counts["written"] > 500, counts
+    for served, wanted in rolled["served"]:
+        assert served == wanted
+    counts = rolled["counts"]
+    assert counts["failed"] == 0, counts["errors"]
+    assert counts["written"] > 500, counts["written"]
     assert_settled(host)
 
 
-def test_stop_start_is_away_for_a_moment_and_comes_back(control, host):
-    """For a host without the memory for two. Also the proof that the load can fail."""
-    variables, value = a_change()
-    with control.load() as counts:
-        control.converge(mlflow_server_roll="stop_start", **variables)
-    assert counts["failed"] > 0, counts
-    assert serving_change(host) == value
-    assert_settled(host)
+def test_all_that_was_acknowledged_is_there_after_rolls(host, rolled):
+    """An answer of 200 is a promise: the metric is in the database, the artifact in the store."""
+    assert_kept(host, rolled["counts"])
 
 
-def test_an_upload_in_flight_ends_on_the_old_colour(control, host):
+def test_an_upload_in_flight_ends_on_the_old_colour(host, rolled):
     """A large model takes minutes; the old colour is drained before it is stopped."""
-    upload = subprocess.Popen(
-        control.inside(sys.executable, "-c", SLOW_UPLOAD), stdout=subprocess.PIPE, text=True
-    )
-    assert upload.stdout.readline() == "sending\n"
-    variables, value = a_change()
-    control.converge(**variables)
-    upload.stdout.read()
-    assert upload.wait() == 0
-    assert serving_change(host) == value
-    assert_settled(host)
+    said, code = rolled["upload"]
+    assert said == "swapped\n", "it had ended before the link was swapped"
+    assert code == 0
+    size = host.check_output("stat --format=%s /var/lib/mlflow/artifacts/slow")
+    assert size == "20000000"
 
 
 def test_a_setting_that_cannot_start_changes_nothing_that_serves(control, host):
-    """The play fails with the unit's own words; the old colour serves, also after a reboot."""
+    """The play fails with the unit's own words; the old colour serves on."""
     before, name = serving_change(host), create_experiment(host)
     said = control.refuse(mlflow_server_environment={"MLFLOW_WORKERS": "many"})
     assert "serves what it served before" in said
     assert "'many' is not a valid integer" in said, "the journal is missing"
-    for _ in range(2):
-        assert serving_change(host) == before
-        assert has_experiment(host, name)
-        assert_settled(host)
-        control.podman("restart", control.name)
-        wait_until_served(host)
+    assert serving_change(host) == before
+    assert has_experiment(host, name)
+    assert_settled(host)
 
 
-@pytest.mark.parametrize(
-    ("call", "when"),
-    [
-        pytest.param("daemon-reload", "before", marks=pytest.mark.long),
-        pytest.param("start*", "before", marks=pytest.mark.long),
-        ("start*", "after"),
-        ("enable*", "before"),
-        pytest.param("enable*", "after", marks=pytest.mark.long),
-        pytest.param("disable*", "before", marks=pytest.mark.long),
-        ("disable*", "after"),
-    ],
-)
-def test_a_roll_killed_in_the_middle_is_finished_by_the_next(control, host, sabotage, call, when):
-    """Somebody's laptop goes to sleep, the OOM killer strikes: just run it again.
+def loads(host):
+    """Return the runs of loads that have put artifacts."""
+    return host.run("ls /var/lib/mlflow/artifacts/load").stdout.split()
 
-    The unit tests have every step; here are two before the link changes, and one after.
+
+def test_a_power_cut_loses_nothing_that_was_acknowledged(control, host):
+    """All processes are killed at once while clients write; the same colour comes back.
+
+    What the disk itself would lose is not in it: the kernel lives on.
     """
-    before = serving_change(host)
-    variables, value = a_change()
-    sabotage(call, when)
-    control.refuse(**variables)
-    assert serving_change(host) == (value if call == "disable*" else before)
-    wait_until_served(host)
-    sabotage.repair()
-    control.converge(**variables)
-    assert serving_change(host) == value
-    assert_settled(host)
-
-
-@pytest.mark.parametrize(
-    ("call", "when"),
-    [pytest.param("enable*", "after", marks=pytest.mark.long), ("disable*", "before")],
-)
-def test_a_reboot_in_the_middle_brings_back_what_served(control, host, sabotage, call, when):
-    """Both colours are enabled at these two points; the link alone says who serves."""
-    variables, value = a_change()
-    sabotage(call, when)
-    control.refuse(**variables)
-    served = serving_change(host)
-    control.podman("restart", control.name)
-    wait_until_served(host)
-    assert serving_change(host) == served
-    sabotage.repair()
-    control.converge(**variables)
-    assert serving_change(host) == value
-    assert_settled(host)
-
-
-SETTLED = []
-
-
-@pytest.fixture
-def settled(control):
-    """A change that serves, made once for all that drifts from it."""
-    if not SETTLED:
-        variables, value = a_change()
-        control.converge(**variables)
-        SETTLED.extend((variables, value))
-    return SETTLED
-
-
-@pytest.mark.parametrize(
-    "drift",
-    [
-        "echo TEST_CHANGE=by-hand >> /etc/mlflow/{colour}/server.env",
-        pytest.param("chmod 0644 /etc/mlflow/{colour}/server.env", marks=pytest.mark.long),
-        pytest.param(
-            "sed -i s/Restart=always/Restart=no/ /etc/systemd/system/mlflow-{colour}.service",
-            marks=pytest.mark.long,
-        ),
-        "systemctl stop mlflow-{colour}",
-    ],
-)
-def test_drift_by_hand_is_rolled_away(control, host, settled, drift):
-    """What is on the host is compared with what is wanted, not what Ansible remembers."""
-    variables, value = settled
-    host.check_output(drift.format(colour=colour(host)))
-    control.converge(**variables)
-    assert serving_change(host) == value
-    serving = colour(host)
-    mode = host.check_output(f"stat --format=%a /etc/mlflow/{serving}/server.env")
-    assert mode == "600"
-    assert "Restart=always" in host.check_output(f"systemctl cat mlflow-{serving}")
-    assert_settled(host)
-
-
-def test_two_operators_at_once_wait_for_each_other(control, host):
-    """One finds the lock held, waits, and finds nothing left to do; on a busy machine the first."""
-    variables, value = a_change()
-    first = control.start(**variables)
-    time.sleep(1)
-    second = control.converge(**variables)
-    said = first.communicate()[0]
-    assert first.returncode == 0, said
-    assert serving_change(host) == value
-    both = " ".join(f"{said} {second}".split())
-    assert len(re.findall(r"Service \| Roll\] \*+ (?:ok|changed):", both)) == 2, both
-    assert len(re.findall(r"Service \| Roll\] \*+ changed:", both)) == 1, both
+    before, seen = serving_change(host), len(loads(host))
+    with control.load("--pause=0.05") as counts:
+        while len(loads(host)) < seen + 4:  # each thread has put an artifact
+            time.sleep(0.1)
+        control.podman("kill", control.name)
+        control.podman("start", control.name)
+        wait_until_served(host)
+    assert counts["failed"] > 0, counts
+    assert_kept(host, counts)
+    assert serving_change(host) == before
     assert_settled(host)
 
 

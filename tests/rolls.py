@@ -1,0 +1,67 @@
+"""What tests of rolls do to a host and look up on it."""
+
+import json
+import uuid
+
+from api import colour, wait_until_served
+from load import acknowledged
+
+# What a load has left on a host, whoever has told of it: the turns of each run.
+STORED = """
+import collections, json, pathlib, sqlite3
+metrics, artifacts = collections.defaultdict(list), collections.defaultdict(list)
+database = sqlite3.connect("/var/lib/mlflow/mlflow.db")
+for run, value in database.execute("SELECT run_uuid, value FROM metrics WHERE key = 'm'"):
+    metrics[run].append(int(value))
+for path in pathlib.Path("/var/lib/mlflow/artifacts/load").glob("*/*"):
+    if path.read_text() == path.name * 1000:
+        artifacts[path.parent.name].append(int(path.name))
+print(json.dumps([metrics, artifacts]))
+"""
+
+
+def a_change() -> dict:
+    """Return variables of no consequence that change a slot's settings and its unit."""
+    value = uuid.uuid4().hex
+    # Seconds, of which none is waited for.
+    drain = 60 + int(value[:2], 16)
+    return {
+        "mlflow_server_drain_timeout": drain,
+        "mlflow_server_environment": {"TEST_CHANGE": value},
+    }
+
+
+def serving_change(host) -> dict:
+    """Return the change with which the process that serves was started, as a_change() does."""
+    pid = host.check_output(f"systemctl show --value --property=MainPID mlflow-{colour(host)}")
+    environment = host.check_output(f"tr '\\0' '\\n' < /proc/{pid}/environ").splitlines()
+    values = [line.partition("=")[2] for line in environment if line.startswith("TEST_CHANGE=")]
+    words = host.check_output(f"tr '\\0' ' ' < /proc/{pid}/cmdline").split()
+    return {
+        "mlflow_server_drain_timeout": int(words[words.index("--timeout-graceful-shutdown") + 1]),
+        "mlflow_server_environment": {"TEST_CHANGE": values[0]} if values else {},
+    }
+
+
+def assert_settled(host) -> None:
+    """One colour is linked, active and enabled; the other is none of these; nothing lies about."""
+    wait_until_served(host)
+    serving = colour(host)
+    states = {
+        each: host.run(f"systemctl is-active mlflow-{each}; systemctl is-enabled mlflow-{each}")
+        for each in ("blue", "green")
+    }
+    assert states[serving].stdout.split() == ["active", "enabled"]
+    other = states[{"blue": "green", "green": "blue"}[serving]].stdout.split()
+    assert other[:1] in (["inactive"], ["failed"]), other
+    assert "enabled" not in other
+    assert host.check_output("find /etc/mlflow /etc/systemd/system -name '.*.new'") == ""
+
+
+def assert_kept(host, counts: dict) -> None:
+    """All that was acknowledged to a load is in the database and on the disk."""
+    stored = json.loads(host.check_output("python3 -c %s", STORED))
+    for written, found in zip(acknowledged(counts), stored, strict=True):
+        assert sum(map(len, written.values())) > 0, counts
+        lost = {run: set(turns) - set(found.get(run, [])) for run, turns in written.items()}
+        assert not any(lost.values()), lost
