@@ -106,6 +106,12 @@ def test_skips(): pass
 """
 
 
+@pytest.fixture(autouse=True)
+def plain_pytest(monkeypatch):
+    """Let each pytest that is started here start without plugins, in a third of the time."""
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+
+
 def report(tmp_path, code):
     (tmp_path / "test_x.py").write_text(code)
     command = [sys.executable, "-m", "pytest", "-q", "--junitxml=report.xml", "test_x.py"]
