@@ -20,6 +20,26 @@ def test_the_sandbox_is_as_tight_as_promised(host):
     assert done.rc == 0, done.stdout[-300:]
 
 
+def test_the_service_writes_to_its_own_data_alone(host):
+    """A hole in MLflow must not fill a disk, or leave something in a folder that is everybody's.
+    systemd's measure of the sandbox hardly moves if that is missing."""
+    shared, data = "/srv/of-everybody", "/var/lib/mlflow"
+    pid = host.check_output(f"systemctl show --value --property=MainPID mlflow-{colour(host)}")
+    host.check_output(f"install --directory --mode=1777 {shared}")
+
+    def write(folder, inside=f"nsenter --target={pid} --mount "):
+        done = host.run(f"{inside}runuser -u mlflow -- mktemp --tmpdir={folder} written.XXXXXX")
+        if done.rc == 0:
+            host.check_output("rm %s", done.stdout.strip())
+        return done
+
+    try:
+        assert write(shared, inside="").rc == 0 == write(data).rc
+        assert "Read-only file system" in write(shared).stderr
+    finally:
+        host.check_output(f"rmdir {shared}")
+
+
 def test_only_the_front_listens(host):
     """A TCP port of MLflow's own would be a way around the front."""
     listening = host.check_output("ss --no-header --listening --tcp --numeric --processes")
