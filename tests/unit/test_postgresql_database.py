@@ -320,6 +320,17 @@ def test_only_the_rights_that_lack_are_given(server):
     assert server.run().plan == ["2 tables", "tables to come", "1 sequences"]
 
 
+def test_what_the_group_needs_to_get_in_is_given_if_it_lacks(server):
+    """Without it each login is refused by its own database, with all rights on its tables."""
+    server.make_ours()
+    server.database_rights = set()
+    assert server.run().plan == ["CONNECT"]
+    assert server.statements == [f"GRANT CONNECT ON DATABASE mlflow TO {GROUP}"]
+    server.make_ours()
+    server.schema = ("pg_database_owner", True, True, False, False)
+    assert server.run().plan == ["USAGE of the schema"]
+
+
 @pytest.mark.parametrize("superuser", [True, False])
 def test_a_schema_from_before_postgresql_15_is_closed_by_its_owner(server, superuser):
     """Everybody could make tables in it, and its owner is the administrator of then."""
@@ -624,6 +635,14 @@ def test_a_login_that_servers_use_is_not_laid_to_rest(resting):
     resting.run(turn="awake", serving=[A])
     with pytest.raises(Refused, match=f"found that servers log in as it; let them log in as {B}"):
         resting.run(turn="rest", serving=[A, B])
+
+
+def test_a_turn_of_logins_that_are_others_is_refused(resting):
+    """Else a rotation would set the password of an application's role of the same name."""
+    resting.roles[B] = role(login=False, owns=True, member_of=[GROUP])
+    with pytest.raises(Refused, match=f"the login {B} to be this database's alone"):
+        resting.run(turn="awake", serving=[A])
+    assert resting.statements == []
 
 
 def test_an_administrator_without_createrole_cannot_begin_a_turn(resting):
