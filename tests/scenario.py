@@ -76,7 +76,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_report_collectionfinish(config):
-    counts = Counter(item.originalname for item in config.stash[left])
+    counts = Counter(item.originalname for item in config.stash.get(left, []))
     return [f"long, left to `make test-all`: {count} of {name}" for name, count in counts.items()]
 
 
