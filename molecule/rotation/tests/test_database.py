@@ -56,17 +56,6 @@ def assert_none_failed(counts) -> None:
     assert counts["written"] > 20, counts
 
 
-def test_another_password_for_the_login_that_serves_changes_nothing(fleet, account, vault):
-    """Whoever has mixed them up: it would lock the servers out."""
-    role = login(fleet)
-    password = password_of(vault, role)
-    give_password(vault, role)
-    said = fleet.refuse(ROTATE)
-    vault.put(**{role.replace("mlflow", "password"): password})
-    assert f"Wanted the password that {role} has" in said, said[-5000:]
-    assert login(fleet) == role and fleet.can_log_in(role, password)
-
-
 def test_check_mode_tells_whose_turn_it_is(fleet, account, vault):
     """And neither the database nor a server changes."""
     serves = login(fleet)
@@ -164,3 +153,16 @@ def test_without_a_new_password_nothing_is_rotated(fleet, account):
     said = fleet.succeed(ROTATE)
     assert f"the vault has the one that {OTHER[login(fleet)]} had before" in said, said[-5000:]
     assert [fleet.look(host) for host in fleet.servers] == before
+
+
+def test_another_password_for_the_login_that_serves_changes_nothing(fleet, account, vault):
+    """Whoever has mixed them up: it would lock the servers out."""
+    role = login(fleet)
+    password = password_of(vault, role)
+    give_password(vault, role)
+    try:
+        said = fleet.refuse(ROTATE)
+    finally:
+        vault.put(**{role.replace("mlflow", "password"): password})
+    assert f"Wanted the password that {role} has" in said, said[-5000:]
+    assert login(fleet) == role and fleet.can_log_in(role, password)
