@@ -41,15 +41,23 @@ DRAWN = "() => new Promise(done => requestAnimationFrame(() => requestAnimationF
 
 
 class Requests:
-    """The requests of a page that are under way. A page of MLflow's goes on asking, so it is never
-    idle for long; it is settled once all that it has asked for is answered and drawn.
+    """The requests for data of a page that are under way. A page of MLflow's goes on asking, so it
+    is never idle for long; it is settled once all that it has asked for is answered and drawn.
     """
 
     def __init__(self, page):
         self.page, self.open = page, set()
-        page.on("request", lambda request: self.open.add(request))
-        page.on("requestfinished", lambda request: self.open.discard(request))
-        page.on("requestfailed", lambda request: self.open.discard(request))
+        page.on("request", self.begin)
+        page.on("requestfinished", self.end)
+        page.on("requestfailed", self.end)
+
+    def begin(self, request) -> None:
+        # Of a worker's script no end is told.
+        if request.resource_type in ("fetch", "xhr"):
+            self.open.add(request)
+
+    def end(self, request) -> None:
+        self.open.discard(request)
 
     def settle(self, seconds: float = 60) -> None:
         """Wait until the page is settled."""
