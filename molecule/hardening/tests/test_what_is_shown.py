@@ -31,8 +31,10 @@ def secrets(host):
     }
 
 
-def test_no_playbook_shows_a_secret(control, secrets):
+def test_no_playbook_shows_a_secret(control, secrets, monkeypatch):
     """With -vvv --diff, while passwords change; `rotation` has the same of files and a roll."""
+    # The arguments of modules, which -vvv alone does not show any more.
+    monkeypatch.setenv("ANSIBLE_INJECT_INVOCATION", "1")
     changed = {
         "mlflow_server_admin_password": "canary-new-admin-password",
         "mlflow_server_users": [{"name": "eve", "password": "canary-first-password"}],
@@ -42,6 +44,7 @@ def test_no_playbook_shows_a_secret(control, secrets):
         code, said[name] = control.playbook("-vvv", "--diff", *words, **changed)
         assert code == 0, said[name][-4000:]
         assert "changed=0" not in said[name].rpartition("PLAY RECAP")[2].split("localhost")[0]
+        assert "module_args" in said[name]
     assert in_texts(secrets, said) == []
 
 
