@@ -21,11 +21,10 @@ def test_the_sandbox_is_as_tight_as_promised(host):
 
 
 def test_the_service_writes_to_its_own_data_alone(host):
-    """A hole in MLflow must not fill a disk, or leave something in a folder that is everybody's.
-    systemd's measure of the sandbox hardly moves if that is missing."""
-    shared, data = "/srv/of-everybody", "/var/lib/mlflow"
+    """A hole in MLflow must not fill a disk, or leave something in a folder that is everybody's,
+    as /run/lock is. systemd's measure of the sandbox hardly moves if that is missing."""
+    folders = ["/srv/of-everybody", "/run/of-everybody"]
     pid = host.check_output(f"systemctl show --value --property=MainPID mlflow-{colour(host)}")
-    host.check_output(f"install --directory --mode=1777 {shared}")
 
     def write(folder, inside=f"nsenter --target={pid} --mount "):
         done = host.run(f"{inside}runuser -u mlflow -- mktemp --tmpdir={folder} written.XXXXXX")
@@ -33,13 +32,14 @@ def test_the_service_writes_to_its_own_data_alone(host):
             host.check_output("rm %s", done.stdout.strip())
         return done
 
+    host.check_output(f"install --directory --mode=1777 {' '.join(folders)}")
     try:
-        assert write(data).rc == 0
-        for folder in (shared, "/run/lock"):
+        assert write("/var/lib/mlflow").rc == 0
+        for folder in folders:
             assert write(folder, inside="").rc == 0, "it is everybody's"
             assert "Read-only file system" in write(folder).stderr
     finally:
-        host.check_output(f"rmdir {shared}")
+        host.check_output(f"rmdir {' '.join(folders)}")
 
 
 def test_only_the_front_listens(host):
