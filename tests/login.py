@@ -64,6 +64,8 @@ def main(user, password, experiment, *authorities):
         page.on("framenavigated", lambda frame: sites.append("/".join(frame.url.split("/")[:3])))
         log_in(page, url, user, password)
         refused = "error=" in page.url
+        if refused:
+            page.get_by_text("not allowed").first.wait_for()
         found = {} if refused else work(page, url, experiment)
         requests.settle()
         found |= {"sites": sites, "url": page.url, "text": page.inner_text("body")}
