@@ -36,7 +36,7 @@ venv:
 
 .PHONY: check lint unit
 check: venv ## Lint and unit tests, no host needed
-	@$(MAKE) --jobs=2 --output-sync=target lint unit
+	@$(MAKE) $(if $(findstring jobserver,$(MAKEFLAGS)),,--jobs=2) --output-sync=target lint unit
 
 lint: venv
 	ruff check .
@@ -62,7 +62,7 @@ molecule-%: setup
 # The linter and the unit tests have the cores while the hosts' packages come over the network.
 .PHONY: test
 test: ## Check, and every scenario, three at a time: a test waits for much of its time
-	@$(MAKE) --no-print-directory --jobs=3 lint unit $(patsubst %,molecule-%,$(SCENARIOS) $(MOVING))
+	@$(MAKE) --no-print-directory --jobs=3 check $(patsubst %,molecule-%,$(SCENARIOS) $(MOVING))
 	@$(HOSTS) tools/scenario table $(SCENARIOS) $(MOVING)
 
 .PHONY: test-all
