@@ -99,7 +99,7 @@ def test_the_login_can_write_rows_and_change_no_table(host):
         "systemd-run --quiet --wait --pipe --collect --uid=mlflow --gid=mlflow "
         f"--property=EnvironmentFile={slot}/server.env "
         f"--property=EnvironmentFile={slot}/database.env "
-        f"--setenv=PGSSLROOTCERT={slot}/pgsslrootcert "
+        f"--setenv=PGSSLROOTCERT={slot}/pgsslrootcert --setenv=PGSERVICEFILE={slot}/pgservicefile "
         f"{slot}/release/bin/python -c %s " + " ".join(["%s"] * len(statements)),
         code,
         *statements,
