@@ -823,6 +823,21 @@ def test_the_note_of_a_killed_holder_frightens_nobody(world):
     assert world.host.served() == "one"
 
 
+def test_the_last_lines_of_the_journal_are_shown(monkeypatch):
+    """They have the error that a traceback ends with. The journalctl of Debian 12 gives the first
+    ones if it is asked for a number of lines since a time.
+    """
+    lines = [f"line {number}" for number in range(100)]
+
+    def command(host, *words):
+        number = [int(word.partition("=")[2]) for word in words if word.startswith("--lines=")]
+        return "\n".join(lines[: number[0]] if number else lines) + "\n"
+
+    monkeypatch.setattr(mlflow_roll.Host, "command", command)
+    said = mlflow_roll.Host().journal("mlflow-blue.service", 0).splitlines()
+    assert said == lines[-40:]
+
+
 def test_connections_are_those_open_or_waiting(tmp_path):
     """Listening sockets and other paths in /proc/net/unix are not clients."""
     path = tmp_path / "server.sock"

@@ -98,6 +98,8 @@ COLOURS = ("blue", "green")
 ANSWER_TIMEOUT = 30
 # A unit that ended by itself this often while it should become ready will not become so.
 RESTARTS = 2
+# Of a unit that did not become ready, what an operator is shown.
+JOURNAL_LINES = 40
 # Seconds that steps without a timeout of their own take together at most, for the lock's deadline.
 MARGIN = 90
 # What is in the database is encrypted with these, so another value would make it unreadable.
@@ -140,15 +142,16 @@ class Host:
 
     def journal(self, unit: str, since: float) -> str:
         """Return the last lines that a unit wrote since a time in seconds of the epoch."""
-        return self.command(
+        said = self.command(
             "journalctl",
             f"--unit={unit}",
             f"--since=@{int(since)}",
-            "--lines=40",
             "--output=cat",
             "--no-pager",
             "--quiet",
-        ).strip()
+        )
+        # With --lines as well, systemd 252 gives the first ones: of a traceback without its error.
+        return "\n".join(said.strip().splitlines()[-JOURNAL_LINES:])
 
     def start_probe(
         self,
