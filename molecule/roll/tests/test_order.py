@@ -34,7 +34,7 @@ def at(host):
     """Return a function that has something done at a call of systemctl, until it is repaired."""
 
     def install(call, do):
-        host.check_output(f"rm -f {CALLED}")
+        host.check_output(f"rm -f {CALLED} {GO_ON}")
         text = SABOTAGE.format(call=call, do=do)
         host.check_output(f"printf %s %s > {WRAPPER} && chmod 0755 {WRAPPER}", "%s", text)
 
@@ -201,18 +201,24 @@ def test_another_release_and_back_cost_no_request(control, host):
 
 
 @pytest.mark.parametrize(
-    ("release", "found"),
+    ("release", "seconds", "found"),
     [
-        ("0.0.3", ["it ended by itself", "mlflow_has_lost_a_module"]),
-        ("0.0.4", ["experiments/search answered 500", "no such table: experiments"]),
+        ("0.0.3", 120, ["it ended by itself", "mlflow_has_lost_a_module"]),
+        ("0.0.4", 20, ["experiments/search answered 500", "no such table: experiments"]),
     ],
     ids=["that breaks on import", "that is healthy and whose database is not"],
 )
-def test_a_release_that_does_not_work_changes_nothing_that_serves(control, host, release, found):
-    """It is refused with its own words, and no client has noticed."""
+def test_a_release_that_does_not_work_changes_nothing_that_serves(
+    control, host, release, seconds, found
+):
+    """It is refused with its own words, and no client has noticed.
+
+    Args:
+        seconds: How long it may take to become ready; one that stays up unfit takes all of it.
+    """
     name = create_experiment(host)
     with control.load("--pause=0.05") as counts:
-        said = control.refuse(mlflow_venv_version=release, mlflow_server_ready_timeout=10)
+        said = control.refuse(mlflow_venv_version=release, mlflow_server_ready_timeout=seconds)
     for words in [*found, "serves what it served before"]:
         assert words in said
     assert counts["failed"] == 0, counts["errors"]

@@ -44,7 +44,7 @@ def rolled(control, host):
     """Two rolls under load, so that each colour has been the old one, and an upload in the second.
 
     The load pauses, as four threads without one take both cores from the roll; at 60 writes a
-    second none fits between an old link and a new one that is 50 ms late.
+    second some still fall into a gap of 50 ms.
     """
     found = {"served": []}
     with control.load("--pause=0.05") as found["counts"]:
