@@ -16,7 +16,7 @@ endif
 
 SCENARIO ?= default
 # First `default`, which keeps the release that it builds for the others, and one that needs none, then the longest.
-FIRST := default postgresql rotation hardening
+FIRST := default postgresql rotation tutorial hardening client oidc roll
 SCENARIOS := $(FIRST) $(filter-out $(FIRST) next,$(patsubst molecule/%/molecule.yml,%,$(sort $(wildcard molecule/*/molecule.yml))))
 # On a suite of Debian's that moves; so it may fail one day without a change here.
 MOVING = $(if $(TEST_ALL),next)
