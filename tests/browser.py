@@ -52,7 +52,7 @@ class Requests:
         page.on("requestfailed", self.end)
 
     def begin(self, request) -> None:
-        # Of a worker's script no end is told.
+        # The end of a worker's script is not reported.
         if request.resource_type in ("fetch", "xhr"):
             self.open.add(request)
 
