@@ -1,9 +1,9 @@
 """Which tests of a scenario run: a plugin of pytest, registered by its conftest.py."""
 
 import functools
-import hashlib
 import json
 import os
+import random
 import subprocess
 from collections import Counter
 
@@ -18,6 +18,8 @@ CASES = ROOT / f".cache/times/{NAME}.cases.json"
 WANTED = ROOT / "tests/cases.json"
 # Tests of roles, which a scenario has if it has their hosts.
 OF_ROLES = ROOT / "tests/testinfra"
+# What a run of tests depends on, so that a change of a text alone repeats what has run already.
+CONTENT = ["roles", "playbooks", "site.yml", "molecule", "tests"]
 
 left = pytest.StashKey[list]()
 
@@ -38,12 +40,11 @@ def pytest_configure(config):
     config.addinivalue_line("markers", "long: `make test` draws one of a scenario")
 
 
-def drawn(tests: list) -> list:
-    """Return one of the tests: the same for one commit, and in time each of them."""
-    command = ["git", "rev-parse", "HEAD"]
-    commit = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
-    number = int(hashlib.sha256(commit + NAME.encode()).hexdigest(), 16)
-    return [tests[number % len(tests)]] if tests else []
+def draw() -> random.Random:
+    """Return what draws the same for one state of the product and its tests, as committed."""
+    command = ["git", "rev-parse", *[f"HEAD:{path}" for path in CONTENT]]
+    trees = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
+    return random.Random(trees + NAME.encode())
 
 
 def pytest_collection_modifyitems(config, items):
@@ -68,7 +69,7 @@ def pytest_collection_modifyitems(config, items):
             "that file if it is meant."
         )
     long = [i for i in items if i.get_closest_marker("long") and i not in homeless]
-    takes = long if os.environ.get("TEST_ALL") else drawn(long)
+    takes = long if os.environ.get("TEST_ALL") or not long else [draw().choice(long)]
     config.stash[left] = [item for item in long if item not in takes]
     if out := homeless + config.stash[left]:
         config.hook.pytest_deselected(items=out)

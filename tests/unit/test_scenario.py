@@ -79,7 +79,7 @@ def test_a_test_that_is_lost_is_an_error(wanted):
 
 
 def test_one_long_test_is_drawn():
-    """The same for one commit, or a failure could not be looked into."""
+    """The same for one content, or a failure could not be looked into."""
     tests = [item("a"), *(item(f"long {number}", long=True) for number in range(5))]
     runs, left = run(*tests)
     assert len(runs) == 2 and runs[0] == "a" and len(left) == 4

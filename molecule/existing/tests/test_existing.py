@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import json
 import os
-import random
 import re
 import shutil
 import subprocess
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+import scenario
 from checkout import Checkout
 from control import ROOT, reached
 from fleet import KILL, At
@@ -40,7 +40,7 @@ database:
 """
 
 # All tasks that change something of this host, in their order, by words of their names and which of
-# several of that name it is. Each run is killed at one of them, drawn by the commit.
+# several of that name it is. Each run is killed at one of them, drawn as scenario.draw() says.
 TASKS = [
     ("Install | Install what is missing", 1),
     ("postgresql : Configure", 1),
@@ -83,8 +83,7 @@ print("logged")
 
 def drawn():
     """Return where and how long after the task's begin to kill, in seconds, in order."""
-    head = ["git", "rev-parse", "HEAD"]
-    draw = random.Random(subprocess.run(head, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout)
+    draw = scenario.draw()
     tasks = sorted(draw.sample(TASKS, KILLS), key=TASKS.index)
     return [(word, count, draw.choice([0, 0.3])) for word, count in tasks]
 
