@@ -11,8 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-# Molecule asks for colours, which stand in the middle of phrases that a test looks for.
-PLAIN = {"ANSIBLE_FORCE_COLOR": "0"}
+# Molecule asks for colours, which stand in the middle of phrases that a test looks for; and -vvv
+# alone does not show the arguments of modules any more.
+PLAIN = {"ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_INJECT_INVOCATION": "1"}
 
 
 def reached(address: str, *ports: int) -> list[int]:

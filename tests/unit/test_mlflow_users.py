@@ -296,8 +296,7 @@ def test_who_runs_it_is_warned_of_what_nobody_else_would_see(monkeypatch, capsys
     ada["permissions"] = {"experiment": {"later": "EDIT"}}
     given = {"admin_password": "the admin's password", "users": [ada]}
     warnings = []
-    warn = lambda module, text: warnings.append(text)  # noqa: E731
-    monkeypatch.setattr(mlflow_users.AnsibleModule, "warn", warn)
+    monkeypatch.setattr(mlflow_users.AnsibleModule, "warn", lambda _, text: warnings.append(text))
     for plan in (["user ada"], []):
         with patch_module_args(given), pytest.raises(SystemExit):
             mlflow_users.main()

@@ -188,7 +188,11 @@ def test_an_object_is_put_got_and_deleted(monkeypatch, tmp_path):
     done = []
     for name in ("log_artifact", "download_artifacts", "delete_artifacts"):
         real = getattr(LocalArtifactRepository, name)
-        watched = lambda *a, name=name, real=real: (done.append(name), real(*a))[1]  # noqa: E731
+
+        def watched(*args, name=name, real=real):
+            done.append(name)
+            return real(*args)
+
         monkeypatch.setattr(LocalArtifactRepository, name, watched)
     assert probe.main("artifacts") == 0
     assert done[:3] == ["log_artifact", "download_artifacts", "delete_artifacts"]

@@ -1,9 +1,9 @@
 """A rotation of the database's password, killed before each thing that it does."""
 
-import itertools
 from copy import deepcopy
 
 import pytest
+from kills import Killable, Killed, assert_each_is_finished
 from postgresql_database import Database
 from test_postgresql_database import LOGINS, FakeServer, options
 
@@ -11,40 +11,26 @@ A, B = LOGINS
 FORMER = options()["passwords"]
 
 
-class Killed(BaseException):
-    """SIGKILL: nothing that the code catches."""
-
-
-class World(FakeServer):
+class World(FakeServer, Killable):
     """What playbooks/rotate_database_password.yml reads and changes: PostgreSQL, a vault, servers.
 
     A server has a slot that serves and an idle one, which may be empty: pairs of a login and its
     password. PostgreSQL is killed between two statements of a transaction, too, which is more than
     it has to endure.
-
-    Attributes:
-        left: How many more changes there are before a kill; None for no kill.
     """
 
     def __init__(self, monkeypatch, resting_password):
-        super().__init__(monkeypatch)
+        FakeServer.__init__(self, monkeypatch)
+        Killable.__init__(self)
         self.make_ours()
         self.roles[B]["login"] = False
         self.passwords[B] = resting_password
         self.vault = FORMER | {B: "canary-new"}
         self.servers = [{"serving": (A, FORMER[A]), "idle": ()} for _ in range(2)]
-        self.changes, self.left = [], None
 
     def change(self, what):
         self.changing(what)
         return super().change(what)
-
-    def changing(self, what):
-        if self.left is not None:
-            if self.left == 0:
-                raise Killed
-            self.left -= 1
-        self.changes.append(what)
 
     def take_turn(self, turn, serving):
         self.wanted = self.vault
@@ -95,24 +81,8 @@ def test_a_rotation_that_is_killed_anywhere_is_finished_by_the_next_run(
     assert whole.run() == B
     assert whole.servers == [{"serving": (B, "canary-new"), "idle": ()}] * 2
     assert whole.lets_in(B, "canary-new") and not whole.roles[A]["login"]
-    count = len(whole.changes)
-    assert count == 10
-    for first, second in itertools.product(range(count + 1), repeat=2):
-        world = World(monkeypatch, resting_password)
-        for world.left in (first, second):
-            try:
-                world.run()
-                break
-            except Killed:
-                world.check()
-        else:
-            world.left = None
-            world.run()
-        world.check()
-        assert world.state() == whole.state(), (first, second)
-        # And a run that finds all done changes nothing.
-        world.left = 0
-        assert world.run() == B
+    assert len(whole.changes) == 10
+    assert_each_is_finished(lambda: World(monkeypatch, resting_password), whole)
 
 
 def test_the_next_rotation_goes_back_with_another_password(monkeypatch):

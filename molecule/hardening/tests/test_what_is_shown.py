@@ -31,10 +31,8 @@ def secrets(host):
     }
 
 
-def test_no_playbook_shows_a_secret(control, secrets, monkeypatch):
+def test_no_playbook_shows_a_secret(control, secrets):
     """With -vvv --diff, while passwords change; `rotation` has the same of files and a roll."""
-    # The arguments of modules, which -vvv alone does not show any more.
-    monkeypatch.setenv("ANSIBLE_INJECT_INVOCATION", "1")
     changed = {
         "mlflow_server_admin_password": "canary-new-admin-password",
         "mlflow_server_users": [{"name": "eve", "password": "canary-first-password"}],

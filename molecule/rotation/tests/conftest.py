@@ -44,10 +44,7 @@ def fleet():
     servers = AnsibleRunner(inventory).get_hosts("mlflow")
     soon = "--extra-vars=__aws_credentials_known_after_seconds=2"
     standin = "--extra-vars=@tests/standin/vars.yml"
-    fleet = Fleet(inventory, sorted(servers), "rotation-stores", "-vvv", "--diff", soon, standin)
-    # The arguments of modules, which -vvv alone does not show any more.
-    fleet.environment["ANSIBLE_INJECT_INVOCATION"] = "1"
-    return fleet
+    return Fleet(inventory, sorted(servers), "rotation-stores", "-vvv", "--diff", soon, standin)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,17 @@
-"""The database server and the S3 server that all tests of the scenario look at."""
+"""The hosts of the scenario."""
 
 import pytest
 import testinfra
+
+
+@pytest.fixture(scope="session")
+def proxied():
+    return testinfra.get_host("podman://tutorial-proxied")
+
+
+@pytest.fixture(scope="session")
+def direct():
+    return testinfra.get_host("podman://tutorial-direct")
 
 
 @pytest.fixture(scope="session")

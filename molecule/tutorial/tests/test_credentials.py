@@ -17,28 +17,26 @@ print(mlflow.artifacts.load_text(run.info.artifact_uri + "/note.txt"))
 
 
 @pytest.fixture(scope="module")
-def user(host):
-    """A user of the release's Python with AWS credentials of his own, for something else."""
+def ada(host):
+    """A user of the release's Python with AWS credentials of her own, for something else."""
     host.check_output("useradd --create-home --groups mlflow ada")
     host.check_output("install -d -o ada -m 0700 ~ada/.aws")
     host.check_output("printf %s > ~ada/.aws/credentials", OWN)
     host.check_output("chown ada ~ada/.aws/credentials")
-    return "ada"
 
 
-def give(control, user, **variables):
-    return control.playbook(
-        playbook="molecule/tutorial/credentials.yml",
-        test_host="tutorial-direct",
-        aws_credentials_user=user,
-        **variables,
-    )
+# What gives ada the credentials.
+GIVE = {
+    "playbook": "molecule/tutorial/credentials.yml",
+    "test_host": "tutorial-direct",
+    "aws_credentials_user": "ada",
+}
 
 
-def test_a_user_logs_to_s3_with_nothing_set_by_hand(control, host, user):
-    """And what he has for other things stays as it is."""
-    code, said = give(control, user)
-    assert code == 0 and "canary" not in said, said
+def test_a_user_logs_to_s3_with_nothing_set_by_hand(control, host, ada):
+    """And what she has for other things stays as it is."""
+    said = control.converge(**GIVE)
+    assert "canary" not in said, said
     python = "/etc/mlflow/wanted/release/bin/python"
     said = host.check_output("su - ada -c %s", f"{python} -c '{LOG}' 2>&1")
     assert said.splitlines()[-1] == "direct"
@@ -46,24 +44,22 @@ def test_a_user_logs_to_s3_with_nothing_set_by_hand(control, host, user):
     assert OWN in text and "aws_access_key_id = AKIATUTORIAL" in text
     modes = host.check_output("stat --format='%a %U' ~ada/.aws/credentials ~ada/.aws/config")
     assert modes.splitlines() == ["600 ada"] * 2
-    assert "changed=0" in give(control, user)[1]
+    control.settled(**GIVE)
 
 
-def test_a_key_that_is_refused_is_told_at_once(control, user):
+def test_a_key_that_is_refused_is_told_at_once(control, ada):
     """Not in the night, after a training of eight hours."""
-    code, said = give(control, user, aws_credentials_access_key_id="AKIANOBODY")
-    assert code != 0 and "InvalidAccessKeyId" in said and "s3://tutorial/direct" in said, said
+    said = control.refuse(**GIVE, aws_credentials_access_key_id="AKIANOBODY")
+    assert "InvalidAccessKeyId" in said and "s3://tutorial/direct" in said, said
 
 
-def test_a_key_goes_where_the_instance_has_a_profile(control, host, user):
+def test_a_key_goes_where_the_instance_has_a_profile(control, host, ada):
     """It would go before the profile."""
-    code, said = give(
-        control,
-        user,
+    control.converge(
+        **GIVE,
         aws_credentials_mode="instance_profile",
         aws_credentials_secret_access_key="",
         aws_credentials_probe_uri="",
     )
-    assert code == 0, said
     assert "AKIA" not in host.check_output("cat ~ada/.aws/credentials")
     assert OWN in host.check_output("cat ~ada/.aws/credentials")

@@ -9,7 +9,6 @@ import os
 from dataclasses import dataclass
 
 import pytest
-import testinfra
 from api import call, request
 from canaries import in_texts, on_host
 from control import Control
@@ -33,16 +32,6 @@ COPY = (
 )
 
 
-@pytest.fixture(scope="session")
-def proxied():
-    return testinfra.get_host("podman://tutorial-proxied")
-
-
-@pytest.fixture(scope="session")
-def direct():
-    return testinfra.get_host("podman://tutorial-direct")
-
-
 @dataclass
 class Move:
     """What site.yml said, and what clients of the server that serves artifacts did meanwhile."""
@@ -58,9 +47,7 @@ def moved(proxied, direct, s3):
     assert request(proxied, NOTE, "PUT", "written before")[0] == 200
     s3.check_output(COPY)
     load = Control(inventory, "tutorial-proxied").load("--threads=2", "--pause=0.1")
-    with load as counts, pytest.MonkeyPatch.context() as patch:
-        # The arguments of modules, which -vvv alone does not show any more.
-        patch.setenv("ANSIBLE_INJECT_INVOCATION", "1")
+    with load as counts:
         code, said = Control(inventory, "mlflow").playbook(
             "-vvv",
             "--diff",
