@@ -9,7 +9,7 @@ from collections import Counter
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from control import ROOT, Control
+from control import PLAIN, ROOT, Control
 from load import acknowledged
 from s3 import S3, Request
 
@@ -79,14 +79,14 @@ ROLL = "Rotate | Roll"
 STARTED = '"(start|wait until|enable|switch to|drain|stop) (blue|green)'
 
 
-def in_a_roll(host: str) -> At:
-    """Return the point at which a roll on a host has started the other colour.
+def in_a_roll(host: str, task: str = ROLL) -> At:
+    """Return the point at which a roll, by the name of its task, has started a host's other colour.
 
     What runs there goes on without the control process.
     """
     wait = f"until grep -qsE '{STARTED}' /etc/mlflow/.roll.lock; do sleep 0.05; done"
     wait = shlex.join(["timeout", "300", "podman", "exec", host, "sh", "-c", wait])
-    return At("start", ROLL, command=f"({wait} && {KILL}) &")
+    return At("start", task, command=f"({wait} && {KILL}) &")
 
 
 class Run:
@@ -106,7 +106,7 @@ class Run:
             stdout=self.output,
             stderr=subprocess.STDOUT,
             cwd=ROOT,
-            env=os.environ | environment,
+            env=os.environ | PLAIN | environment,
         )
 
     def wait(self) -> tuple[int, str]:
@@ -166,22 +166,14 @@ class Fleet:
         assert code > 0, f"it was not refused: {said[-8000:]}"
         return said
 
-    def killed(self, playbook: str, at: At) -> bool:
-        """Run a playbook that is killed at a point; tell whether it came there.
-
-        One that did not has to succeed.
-        """
-        code, said = self.run(playbook, at=at)
-        assert code in (0, -9), said[-8000:]
-        return code == -9
-
     def succeed_with_kills(self, playbook: str, points: list[At]) -> str:
         """Run a playbook again and again, killed at one point after the other, then to its end.
 
         Each run finds what the one before has left.
         """
         for at in points:
-            assert self.killed(playbook, at), f"it did not come to {at}: {self.said[-1][-3000:]}"
+            code, said = self.run(playbook, at=at)
+            assert code == -9, f"it did not come to {at}: {said[-3000:]}"
         return self.succeed(playbook)
 
     def succeed_together(self, playbook: str, **variables) -> None:
