@@ -1,6 +1,8 @@
 """What tests of rolls do to a host and look up on it."""
 
 import json
+import subprocess
+import sys
 import uuid
 
 from api import colour, wait_until_served
@@ -18,6 +20,42 @@ for path in pathlib.Path("/var/lib/mlflow/artifacts/load").glob("*/*"):
         artifacts[path.parent.name].append(int(path.name))
 print(json.dumps([metrics, artifacts]))
 """
+
+SLOW_UPLOAD = """
+import http.client, subprocess, sys, time
+
+def body():
+    left = 20_000_000
+    print("sending", flush=True)
+    while subprocess.run(["bash", "-c", sys.argv[1]], stderr=subprocess.DEVNULL).returncode:
+        left -= 1000
+        yield b"x" * 1000
+        time.sleep(0.1)
+    print("changed", flush=True)
+    for _ in range(80):
+        left -= 1000
+        yield b"x" * 1000
+        time.sleep(0.1)
+    yield b"x" * left
+
+connection = http.client.HTTPConnection("127.0.0.1", 5000, timeout=600)
+connection.request("PUT", "/api/2.0/mlflow-artifacts/artifacts/slow", body(),
+                   {"Content-Length": "20000000"})
+sys.exit(connection.getresponse().status != 200)
+"""
+
+
+def slow_upload(control, changed: str) -> subprocess.Popen:
+    """Start to send 20 MB, and return the process once it sends.
+
+    It is slow until a command of bash that runs here, in the host's network, exits 0; then it says
+    so and is done eight seconds later, which is longer than Debian's nginx waits when it is
+    stopped. Exits 0 if the server took it all.
+    """
+    command = control.inside(sys.executable, "-c", SLOW_UPLOAD, changed)
+    upload = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert upload.stdout.readline() == "sending\n"
+    return upload
 
 
 def a_change() -> dict:

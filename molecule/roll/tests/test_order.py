@@ -3,10 +3,11 @@
 import re
 import time
 from functools import partial
+from unittest.mock import ANY
 
 import pytest
 from api import colour, create_experiment, has_experiment, request, wait_until_served
-from rolls import a_change, assert_kept, assert_settled, serving_change
+from rolls import a_change, assert_kept, assert_settled, serving_change, slow_upload
 
 group = "roll-standin"
 
@@ -198,6 +199,25 @@ def test_another_release_and_back_cost_no_request(control, host):
     assert releases == sorted(named.splitlines())
     assert [name.split("/")[-1][:5] for name in releases] == ["0.0.1", "0.0.2"]
     assert_settled(host)
+
+
+def test_another_port_cuts_off_nothing_that_is_under_way(control, host):
+    """Clients have to be told of it; what they have begun at the old one ends well."""
+    name, old = create_experiment(host), colour(host)
+    run = control.start(mlflow_server_port=5010)
+    # The server rolls first, and would wait for an upload from before.
+    wait_for(lambda: colour(host) != old)
+    upload = slow_upload(control, "! : </dev/tcp/127.0.0.1/5000")
+    said = run.communicate()[0]
+    assert run.returncode == 0, said
+    assert (upload.communicate()[0], upload.returncode) == ("changed\n", 0)
+    size = host.check_output("stat --format=%s /var/lib/mlflow/artifacts/slow")
+    assert size == "20000000"
+    assert request(host, "/health") == (0, ANY)
+    assert has_experiment(host, name, port=5010)
+    control.converge()
+    assert has_experiment(host, name)
+    assert request(host, "/health", port=5010) == (0, ANY)
 
 
 @pytest.mark.parametrize(

@@ -1,42 +1,13 @@
 """Every change reaches what serves without a gap, or does not reach it at all: the real MLflow."""
 
-import subprocess
-import sys
+import os
 import time
 
 import pytest
 from api import create_experiment, has_experiment, wait_until_served
-from rolls import a_change, assert_kept, assert_settled, serving_change
+from rolls import a_change, assert_kept, assert_settled, serving_change, slow_upload
 
 group = "roll-debian13"
-
-# Sends 20 MB: slowly until a link names something else, says so, and is done five seconds later.
-# Exits 0 if the server took it all.
-SLOW_UPLOAD = """
-import http.client, os, sys, time
-
-link = sys.argv[1]
-before = os.readlink(link)
-
-def body():
-    left = 20_000_000
-    print("sending", flush=True)
-    while os.readlink(link) == before:
-        left -= 1000
-        yield b"x" * 1000
-        time.sleep(0.1)
-    print("swapped", flush=True)
-    for _ in range(50):
-        left -= 1000
-        yield b"x" * 1000
-        time.sleep(0.1)
-    yield b"x" * left
-
-connection = http.client.HTTPConnection("127.0.0.1", 5000, timeout=600)
-connection.request("PUT", "/api/2.0/mlflow-artifacts/artifacts/slow", body(),
-                   {"Content-Length": "20000000"})
-sys.exit(connection.getresponse().status != 200)
-"""
 
 
 @pytest.fixture(scope="module")
@@ -53,12 +24,7 @@ def rolled(control, host):
         found["served"].append((serving_change(host), change))
         pid = control.podman("inspect", "--format={{.State.Pid}}", control.name)
         link = f"/proc/{pid}/root/etc/mlflow/current.sock"
-        upload = subprocess.Popen(
-            control.inside(sys.executable, "-c", SLOW_UPLOAD, link),
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert upload.stdout.readline() == "sending\n"
+        upload = slow_upload(control, f"[ $(readlink {link}) != {os.readlink(link)} ]")
         change = a_change()
         control.converge(**change)
         found["served"].append((serving_change(host), change))
@@ -84,7 +50,7 @@ def test_all_that_was_acknowledged_is_there_after_rolls(host, rolled):
 def test_an_upload_in_flight_ends_on_the_old_colour(host, rolled):
     """A large model takes minutes; the old colour is drained before it is stopped."""
     said, code = rolled["upload"]
-    assert said == "swapped\n", "it had ended before the link was swapped"
+    assert said == "changed\n", "it had ended before the link was swapped"
     assert code == 0
     size = host.check_output("stat --format=%s /var/lib/mlflow/artifacts/slow")
     assert size == "20000000"
