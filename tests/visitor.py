@@ -7,7 +7,11 @@ import json
 import socket
 import ssl
 import subprocess
+import threading
 from contextlib import contextmanager
+
+# What nobody without a login is told.
+SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
 
 
 def address_of(container: str) -> str:
@@ -91,3 +95,35 @@ class Visitor:
         # A worker that still remembers the password of a user who is gone finds no such user.
         assert status in (200, 401, 404), (status, body)
         return json.loads(body)["user"] if status == 200 else None
+
+
+def anonymous(name: str) -> int | None:
+    """Return how a search without a login is answered by a host, None if not at all."""
+    # Whichever certificate it has.
+    context = ssl._create_unverified_context()
+    connection = http.client.HTTPSConnection(address_of(name), timeout=60, context=context)
+    try:
+        connection.request("GET", SEARCH, headers={"Host": name})
+        return connection.getresponse().status
+    except (OSError, http.client.HTTPException):
+        return None
+    finally:
+        connection.close()
+
+
+@contextmanager
+def watched(name: str):
+    """Search without a login while the block runs; the answers are in the yielded list."""
+    seen, over = [], threading.Event()
+
+    def watch():
+        while not over.wait(0.05):
+            seen.append(anonymous(name))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()

@@ -2,18 +2,12 @@
 search for secrets, as it leaves another server than that looks at.
 """
 
-import http.client
-import ssl
-import threading
-from contextlib import contextmanager
-
 from fleet import At, Fleet
 from test_users import ADMIN
-from visitor import Visitor, address_of
+from visitor import SEARCH, Visitor, anonymous, watched
 
 group = "hardening-users"
 
-SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
 # What the run is killed before: by then the server has stopped to ask.
 AFTER_THE_SERVER = At("start", "Users | Make the administrator")
 NOBODY = {
@@ -24,47 +18,16 @@ NOBODY = {
 }
 
 
-def search(address):
-    """Return how a search without a login is answered, None if not at all."""
-    context = ssl._create_unverified_context()
-    connection = http.client.HTTPSConnection(address, timeout=60, context=context)
-    try:
-        connection.request("GET", SEARCH, headers={"Host": "hardening-users"})
-        return connection.getresponse().status
-    except (OSError, http.client.HTTPException):
-        return None
-    finally:
-        connection.close()
-
-
-@contextmanager
-def watched(address):
-    """Search without a login while the block runs; the answers are in the yielded list."""
-    seen, over = [], threading.Event()
-
-    def watch():
-        while not over.wait(0.05):
-            seen.append(search(address))
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        over.set()
-        thread.join()
-
-
 def test_a_login_that_is_taken_away_opens_nothing(control, ask):
     """The front is closed to others before the server stops to ask, also if the run ends there; and
     when users come back the server asks before the front is open again.
     """
     fleet = Fleet(control.inventory, [control.name], "hardening-s3", f"--limit={control.name}")
-    with watched(address_of(control.name)) as seen:
+    with watched(control.name) as seen:
         code, said = fleet.start("site.yml", at=AFTER_THE_SERVER, **NOBODY).wait()
         assert code == -9, said[-4000:]
         assert ask(f"https://127.0.0.1{SEARCH}")["status"] == 200, "the server asks nobody any more"
-        assert search(address_of(control.name)) is None
+        assert anonymous(control.name) is None
         fleet.succeed("site.yml")
         assert Visitor(control.name, ADMIN).whoami()["is_admin"]
     assert set(seen) == {401, None} and seen[0] == seen[-1] == 401

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import uuid
+from pathlib import Path
 
 import crawl
 import pytest
@@ -13,7 +14,8 @@ import testinfra
 from api import colour
 from canaries import on_host
 from control import ROOT
-from visitor import Visitor
+from fleet import Fleet, in_a_roll
+from visitor import Visitor, watched
 
 URL = "https://oidc-debian13"
 PROVIDER = "https://oidc-provider:4593"
@@ -33,6 +35,21 @@ CLOSED = (
     "/saml/metadata/",
 )
 ASK = "import httpx2, sys; httpx2.get(sys.argv[1]).raise_for_status()"
+# What the administrator of the provider does.
+TAKE_AWAY = """
+import provider, sys
+api, user = sys.argv[1:]
+provider.log_in(api)
+found = provider.call(f"{api}/user/{user}")
+provider.call(f"{api}/user/{user}", "PUT", found | {"groups": ["other"]})
+"""
+ADMIN = ("admin", "canary-admin-password")
+# MLflow's own users in place of the provider's.
+BASIC = {
+    "mlflow_server_authentication": "basic",
+    "mlflow_server_admin_password": ADMIN[1],
+    "mlflow_server_oidc": {},
+}
 
 
 @pytest.fixture(scope="module")
@@ -51,8 +68,8 @@ def visitor(host):
 def browser(browsers, control, certificate):
     """Return a function that logs a user in, once, and tells what the browser found."""
 
-    def log_in(user, experiment=""):
-        if user not in browsers:
+    def log_in(user, experiment="", again=False):
+        if again or user not in browsers:
             script = str(ROOT / "tests/login.py")
             trusted = [certificate("oidc-debian13"), certificate("oidc-provider")]
             words = [user, f"canary-{user}", experiment, *trusted]
@@ -212,3 +229,43 @@ def test_the_secrets_are_shown_nowhere(host, ada):
     for user in ("nobody", "www-data"):
         for file in ("secrets.env", "sessions_oidc.env", "ssl_cert_file"):
             assert "denied" in host.run(f"runuser -u {user} -- cat {slot}/{file}").stderr
+
+
+def test_who_loses_the_group_cannot_log_in_again(browser, visitor):
+    """The provider still knows her. Her token works on, as docs/oidc.md says."""
+    bob, who = browser("bob"), ("GET", "/api/2.0/mlflow/users/current")
+    provider = testinfra.get_host("podman://oidc-provider")
+    provider.check_output("cd /root && python3 -c %s %s/api bob", TAKE_AWAY, PROVIDER)
+    again = browser("bob", again=True)
+    assert "not allowed" in again["text"] and "token" not in again
+    assert visitor.as_(bob["name"], bob["token"]).status(*who) == 200
+
+
+@pytest.fixture
+def releases(control):
+    """The host has the release of the other kinds of login, if another scenario has built it."""
+    command = [ROOT / "molecule/shared/kept_releases", "debian-13"]
+    kept = Path(subprocess.check_output(command, text=True))
+    pid = control.podman("inspect", "--format={{.State.Pid}}", control.name)
+    if kept.is_dir():
+        copied = ["cp", "--archive", f"{kept}/.", f"/proc/{pid}/root/opt/mlflow"]
+        subprocess.run(copied, check=True)
+
+
+def test_a_switch_to_another_kind_of_login_opens_nothing(control, visitor, ada, releases):
+    """Nor back, nor when the run is killed in the middle. The users of one kind are none of the
+    other's; who comes back finds hers.
+    """
+    fleet = Fleet(control.inventory, [control.name], "oidc-provider", f"--limit={control.name}")
+    adas, who = visitor.as_(ada["name"], ada["token"]), ("GET", "/api/2.0/mlflow/users/current")
+    with watched(control.name) as seen:
+        at = in_a_roll(control.name, "Service | Roll")
+        code, said = fleet.start("site.yml", at=at, **BASIC).wait()
+        assert code == -9, said[-4000:]
+        fleet.succeed("site.yml", **BASIC)
+        assert visitor.as_(*ADMIN).whoami()["is_admin"]
+        assert adas.status(*who) == 401
+        fleet.succeed("site.yml")
+        assert adas.status(*who) == 200
+        assert visitor.as_(*ADMIN).status(*who) == 401
+    assert len(seen) > 100 and set(seen) == {401}
