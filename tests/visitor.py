@@ -117,7 +117,7 @@ def watched(name: str):
     seen, over = [], threading.Event()
 
     def watch():
-        while not over.wait(0.05):
+        while not over.wait(0.1):
             seen.append(anonymous(name))
 
     thread = threading.Thread(target=watch)
