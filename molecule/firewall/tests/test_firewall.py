@@ -13,6 +13,7 @@ import pytest
 import testinfra
 from control import ROOT
 from fleet import At
+from sandbox import writes
 
 NAMES = ["firewall-debian12", "firewall-debian13"]
 HERE = Path(__file__).resolve().parents[1]
@@ -221,10 +222,12 @@ def test_a_second_run_looks_once_and_changes_nothing(operator):
     assert len(re.findall("SSH: EXEC", said)) == 2, said
 
 
-def test_a_unit_of_its_own_loads_them_in_a_sandbox(hosts):
-    """It holds CAP_NET_ADMIN from boot on."""
+def test_a_unit_of_its_own_loads_them_in_a_sandbox(hosts, operator):
+    """It holds CAP_NET_ADMIN from boot on, and is root."""
+    operator.converge()
     assert traces(hosts).count("/etc/mlflow-firewall.nft") == units(hosts).count(UNIT) == 2
     on_all(hosts, "systemd-analyze security --threshold=20 mlflow-firewall")
+    assert [writes(host, UNIT) for host in hosts.values()] == [[], []]
     on_all(hosts, "systemctl is-enabled mlflow-firewall && ! systemctl is-enabled nftables")
 
 
@@ -268,6 +271,7 @@ def test_a_run_that_was_killed_is_finished_by_the_next(hosts, operator, open_por
 
 def test_rules_that_cut_off_ssh_take_themselves_back(hosts, operator, open_ports):
     """However it came about: without a new connection the host has its former rules again."""
+    operator.converge(firewall_rules=LATER)
     on_all(hosts, "mv /usr/sbin/nft /usr/sbin/nft.real && printf %s > /usr/sbin/nft", NO_SSH)
     on_all(hosts, "chmod 755 /usr/sbin/nft")
     try:

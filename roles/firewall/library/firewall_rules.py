@@ -77,10 +77,12 @@ SHORTEST = 15
 NOT_LOADED = 5  # systemctl's exit code
 ALL = ["0.0.0.0/0", "::/0"]
 # As root: to load rules takes CAP_NET_ADMIN in the host's own namespace of users and of networks.
+# `strict` alone was seen to leave /run open beside ProtectKernelTunables and the like.
 SANDBOX = """\
 CapabilityBoundingSet=CAP_NET_ADMIN
 NoNewPrivileges=yes
 ProtectSystem=strict
+ReadOnlyPaths=/run
 ProtectHome=yes
 PrivateDevices=yes
 PrivateMounts=yes
