@@ -27,6 +27,9 @@ KILL = {
     "after": f'/usr/bin/systemctl "$@"; {MARK}; kill -KILL $PPID',
 }
 GO_ON = "/run/go-on"
+# Who has the roll's lock or waits for it, and what a roll reads.
+HOLDERS = "find /proc/[0-9]*/fd -lname /etc/mlflow/.roll.lock 2> /dev/null | wc -l"
+FILES = "find /etc/mlflow/wanted -type f -exec sha256sum {} +"
 HOLD = f'{MARK}; while [ ! -e {GO_ON} ]; do sleep 0.1; done; exec /usr/bin/systemctl "$@"'
 
 
@@ -40,7 +43,8 @@ def at(host):
         host.check_output(f"printf %s %s > {WRAPPER} && chmod 0755 {WRAPPER}", "%s", text)
 
     def repair():
-        host.check_output(f"rm -f {WRAPPER}")
+        # A test that fails leaves no roll that waits.
+        host.check_output(f"rm -f {WRAPPER} && touch {GO_ON}")
 
     install.repair = repair
     yield install
@@ -148,23 +152,24 @@ def test_drift_by_hand_is_rolled_away(control, host):
 
 
 def test_two_operators_at_once_wait_for_each_other(control, host, at):
-    """The second finds the lock held, waits, and finds nothing left to do."""
-    change = a_change()
+    """The second, who wants something else, finds the lock held and writes nothing until the first
+    is done. Then the one's change is rolled to, and after it the other's."""
+    change, later = a_change(), a_change()
     at("start*", HOLD)
     first = control.start(**change)
     wait_for(lambda: host.file(CALLED).exists)
-    second = control.start(**change)
-    holders = "find /proc/[0-9]*/fd -lname /etc/mlflow/.roll.lock 2> /dev/null | wc -l"
-    wait_for(lambda: int(host.run(holders).stdout) > 1)
+    wanted = host.check_output(FILES)
+    second = control.start(**later)
+    wait_for(lambda: int(host.run(HOLDERS).stdout) > 1)
     assert serving_change(host) != change
     assert (first.poll(), second.poll()) == (None, None)
+    assert host.check_output(FILES) == wanted
     host.check_output(f"touch {GO_ON}")
     said = [process.communicate()[0] for process in (first, second)]
     assert (first.returncode, second.returncode) == (0, 0), said
-    both = " ".join(" ".join(said).split())
-    assert len(re.findall(r"Service \| Roll\] \*+ (?:ok|changed):", both)) == 2, both
-    assert len(re.findall(r"Service \| Roll\] \*+ changed:", both)) == 1, both
-    assert serving_change(host) == change
+    rolled = r"Service \| Roll\] \*+\s+changed:"
+    assert [len(re.findall(rolled, each)) for each in said] == [1, 1], said
+    assert serving_change(host) == later
     assert_settled(host)
 
 
