@@ -58,11 +58,12 @@ def test_what_serves_goes_on_once_the_database_is_back(control, host, database, 
 @contextmanager
 def failed_over(database, host):
     """Have the database at another address while the block runs, and silence at its own."""
-    own = database.check_output("ip -4 -oneline address show eth0").split()[3]
-    address, _, length = own.partition("/")
-    other = f"{address.rpartition('.')[0]}.251"
+    address = database.check_output("hostname --ip-address").split()[0]
+    # Of documentation (RFC 5737): in the network itself it could be another host's.
+    other = "198.51.100.1"
     hosts = host.check_output("cat /etc/hosts")
-    database.check_output(f"ip address add {other}/{length} dev eth0")
+    database.check_output(f"ip address add {other}/32 dev eth0")
+    host.check_output(f"ip route add {other} dev eth0")
     database.check_output(f"ip rule add from {address} blackhole")
     host.check_output(f"echo {other} tutorial-database >> /etc/hosts")
     try:
@@ -71,7 +72,8 @@ def failed_over(database, host):
         with away(database):
             host.check_output("printf '%%s\n' %s > /etc/hosts", hosts)
             database.check_output(f"ip rule delete from {address} blackhole")
-            database.check_output(f"ip address delete {other}/{length} dev eth0")
+            database.check_output(f"ip address delete {other}/32 dev eth0")
+            host.check_output(f"ip route delete {other}")
 
 
 def test_a_database_that_fails_over_is_found_again(control, host, database, sql):
