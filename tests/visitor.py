@@ -8,6 +8,7 @@ import socket
 import ssl
 import subprocess
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 # What nobody without a login is told.
@@ -97,13 +98,14 @@ class Visitor:
         return json.loads(body)["user"] if status == 200 else None
 
 
-def anonymous(name: str) -> int | None:
+def anonymous(host: str, address: str = "") -> int | None:
     """Return how a search without a login is answered by a host, None if not at all."""
     # Whichever certificate it has.
     context = ssl._create_unverified_context()
-    connection = http.client.HTTPSConnection(address_of(name), timeout=60, context=context)
+    address = address or address_of(host)
+    connection = http.client.HTTPSConnection(address, timeout=60, context=context)
     try:
-        connection.request("GET", SEARCH, headers={"Host": name})
+        connection.request("GET", SEARCH, headers={"Host": host})
         return connection.getresponse().status
     except (OSError, http.client.HTTPException):
         return None
@@ -112,18 +114,19 @@ def anonymous(name: str) -> int | None:
 
 
 @contextmanager
-def watched(name: str):
+def watched(host: str):
     """Search without a login while the block runs; the answers are in the yielded list."""
-    seen, over = [], threading.Event()
+    seen, over, address = [], threading.Event(), address_of(host)
 
     def watch():
         while not over.wait(0.1):
-            seen.append(anonymous(name))
+            seen.append(anonymous(host, address))
 
-    thread = threading.Thread(target=watch)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        over.set()
-        thread.join()
+    with ThreadPoolExecutor(1) as pool:
+        watching = pool.submit(watch)
+        try:
+            yield seen
+        finally:
+            over.set()
+        # Whatever has ended it before, so that nobody takes an early end for silence.
+        watching.result()
