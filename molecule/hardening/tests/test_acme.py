@@ -57,7 +57,7 @@ def test_a_renewal_that_nginx_has_not_loaded_is_told(host):
         host.check_output("mv /srv/hook /usr/local/lib/nginx-acme-mlflow")
     host.check_output("systemctl reload nginx")
     watch = f"systemctl start {WATCH}.service"
-    host.check_output(f"timeout 60 sh -c 'until {watch}; do sleep 0.2; done'")
+    host.check_output(f"timeout 300 sh -c 'until {watch}; do sleep 0.2; done'")
 
 
 def test_a_name_that_leads_elsewhere_is_reported_and_what_serves_is_unchanged(control, ask, ca):
@@ -69,12 +69,14 @@ def test_a_name_that_leads_elsewhere_is_reported_and_what_serves_is_unchanged(co
 
 def test_without_it_nothing_of_it_is_left(control, host, ask, ca):
     """A renewal of what nobody serves fails every day from then on."""
+    listening = "ss --no-header --listening --tcp --numeric 'sport = :80'"
+    assert host.check_output(listening) != ""
     control.converge(nginx_tls="none")
     assert ask(f"http://{NAME}:443/health")["status"] == 200
     assert host.check_output("certbot certificates 2>&1").count("Certificate Name") == 0
     left = host.check_output(f"ls /etc/nginx/tls; find /etc/systemd /usr/local -name '{WATCH}*'")
     assert left == ""
-    assert "hardening" not in host.check_output("ss --no-header -ltn sport = :80")
+    assert host.check_output(listening) == ""
 
 
 def test_a_self_signed_one_is_trusted_by_name_and_by_address(control, host, ask, tmp_path):
