@@ -63,7 +63,15 @@ def colour(host):
     return host.check_output("readlink /etc/mlflow/current.sock").split("/")[-2]
 
 
-def wait_until_served(host, seconds=90, port=5000):
+def wait_for(event, seconds=300):
+    """Return once something has happened; the limit is for a busy machine."""
+    until = time.monotonic() + seconds
+    while not event():
+        assert time.monotonic() < until, f"it did not happen within {seconds} s"
+        time.sleep(0.2)
+
+
+def wait_until_served(host, seconds=300, port=5000):
     """Return once the database answers through the front."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:

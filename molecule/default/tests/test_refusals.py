@@ -146,7 +146,7 @@ def fresh(start):
     """A host that has booted, and nothing else."""
     fresh = start("--systemd=always", "--privileged")
     booted = "until systemctl is-system-running --wait; do sleep 0.2; done"
-    fresh.podman("exec", fresh.name, "timeout", "60", "sh", "-c", booted)
+    fresh.podman("exec", fresh.name, "timeout", "300", "sh", "-c", booted)
     return fresh
 
 

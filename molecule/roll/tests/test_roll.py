@@ -1,10 +1,9 @@
 """Every change reaches what serves without a gap, or does not reach it at all: the real MLflow."""
 
 import os
-import time
 
 import pytest
-from api import create_experiment, has_experiment, wait_until_served
+from api import create_experiment, has_experiment, wait_for, wait_until_served
 from rolls import a_change, assert_kept, assert_settled, serving_change, slow_upload
 
 group = "roll-debian13"
@@ -38,7 +37,7 @@ def test_a_changed_setting_costs_no_request(host, rolled):
         assert served == wanted
     counts = rolled["counts"]
     assert counts["failed"] == 0, counts["errors"]
-    assert counts["written"] > 500, counts["written"]
+    assert counts["written"] > 100, counts["written"]
     assert_settled(host)
 
 
@@ -79,8 +78,8 @@ def test_a_power_cut_loses_nothing_that_was_acknowledged(control, host):
     """
     before, seen = serving_change(host), len(loads(host))
     with control.load("--pause=0.05") as counts:
-        while len(loads(host)) < seen + 4:  # each thread has put an artifact
-            time.sleep(0.1)
+        # Each thread has put an artifact.
+        wait_for(lambda: len(loads(host)) >= seen + 4)
         control.podman("kill", control.name)
         control.podman("start", control.name)
         wait_until_served(host)

@@ -136,7 +136,7 @@ def test_a_killed_process_is_started_again(host):
         before = host.check_output(restarts)
         host.check_output(f"systemctl kill --kill-whom={whom} --signal={signal} {unit}")
         again = f"[ $({restarts}) -gt {before} ] && systemctl is-active {unit}"
-        host.check_output(f"timeout 60 sh -c 'until {again}; do sleep 0.1; done'")
+        host.check_output(f"timeout 300 sh -c 'until {again}; do sleep 0.1; done'")
 
     end("main", "KILL")
     end("all", "KILL")
