@@ -37,6 +37,15 @@ def test_each_fault_is_one_of_the_product_and_names_a_test_that_is_there(patch):
     assert f"def {fault.function}(" in (ROOT / fault.test.partition("::")[0]).read_text()
 
 
+def test_each_fault_is_another_one():
+    """The same for one test under two names would count twice."""
+    names = {}
+    for patch in PATCHES:
+        lines = re.findall(r"^[+-](?!\+\+ |-- ).*$", patch.read_text(), re.MULTILINE)
+        names.setdefault((tool.parse(patch).test, *lines), []).append(patch.stem)
+    assert [same for same in names.values() if len(same) > 1] == []
+
+
 HEAD = """Why: a long
 reason
 Test: tests/unit/test_x.py::test_it[case]
@@ -173,5 +182,40 @@ def test_a_fault_that_no_test_notices_or_that_does_not_apply_is_an_error(
     assert (tmp_path / "roles/x.py").read_text() == "x = 1\ny = 1\n"
     assert list((tmp_path / ".cache").iterdir()) == []
     (tmp_path / "roles/x.py").write_text("x = 0\ny = 1\n")
-    with pytest.raises(SystemExit, match="to pass without a fault; found that it does not"):
+    with pytest.raises(SystemExit) as ended:
         tool.main(["seen"])
+    assert ended.value.code == 1
+    assert "faults: 0 caught, 0 survived, 1 fails without it\n" in capfd.readouterr().out
+
+
+def test_what_fails_on_what_another_fault_has_left_is_not_caught(tmp_path, monkeypatch, capfd):
+    """Hosts stay from one fault to the next. So all tests have to pass on them at the end."""
+    faults = small(tmp_path)
+    monkeypatch.setattr(tool, "ROOT", tmp_path)
+    monkeypatch.setattr(tool, "CACHE", tmp_path / ".cache")
+    monkeypatch.setattr(tool, "steps", lambda scenario: ["create", "converge"])
+    for name in ("first", "second"):
+        text = patch("-x = 1\n+x = 2", " y = 1").replace("unit/test_x", "testinfra/test_x")
+        text = text.replace("::test_x", f"::test_{name}\nScenario: roll")
+        (faults / f"{name}.patch").write_text(text)
+    # What fails, one set for each time that tests run.
+    fails = [set(), {"test_first", "test_second"}, {"test_second"}, {"test_second"}]
+    done = []
+
+    def molecule(copy, verb, scenario, **more):
+        done.append(verb)
+        if verb == "verify":
+            failing = fails.pop(0)
+            cases = "".join(
+                f'<testcase name="{name}">{"<failure/>" if name in failing else ""}</testcase>'
+                for name in ("test_first", "test_second")
+            )
+            copy.report.write_text(f"<testsuites><testsuite>{cases}</testsuite></testsuites>")
+        return True
+
+    monkeypatch.setattr(tool.Product, "molecule", molecule)
+    with pytest.raises(SystemExit):
+        tool.main(["roll"])
+    assert "faults: 1 caught, 0 survived, 1 fails without it\n" in capfd.readouterr().out
+    each = ["verify", "converge"]
+    assert done == ["create", "converge", "verify", *each, *each, "verify", "destroy"]

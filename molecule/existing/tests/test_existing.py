@@ -82,7 +82,12 @@ print("logged")
 
 
 def drawn():
-    """Return where and how long after the task's begin to kill, in seconds, in order."""
+    """Return where and how long after the task's begin to kill, in seconds, in order.
+
+    Nowhere while tools/faults has seeded a fault, such as that one of these tasks is left out.
+    """
+    if os.environ.get("SEEDED"):
+        return []
     draw = scenario.draw()
     tasks = sorted(draw.sample(TASKS, KILLS), key=TASKS.index)
     return [(word, count, draw.choice([0, 0.3])) for word, count in tasks]
