@@ -4,7 +4,7 @@ SHELL := /bin/bash
 
 VENV := .venv/bin
 export PATH := $(CURDIR)/$(VENV):$(PATH)
-# Ansible's many short processes else read their sources again each time, a second of every playbook.
+# Otherwise Ansible's many short-lived processes re-read their sources, a second of every playbook.
 unexport PYTHONDONTWRITEBYTECODE
 # Line by line, though `sed` says whose each is.
 export PYTHONUNBUFFERED := 1
@@ -62,8 +62,10 @@ molecule-%: setup
 # The linter and the unit tests have the cores while the hosts' packages come over the network.
 .PHONY: test
 test: ## Check, and every scenario, three at a time: a test waits for much of its time
-	@$(MAKE) --no-print-directory --jobs=3 check $(patsubst %,molecule-%,$(SCENARIOS) $(MOVING))
-	@$(HOSTS) tools/scenario table $(SCENARIOS) $(MOVING)
+	@ended=0; begun=$$(date +%s); \
+	$(MAKE) --no-print-directory --jobs=3 --keep-going check $(patsubst %,molecule-%,$(SCENARIOS) $(MOVING)) || ended=$$?; \
+	$(HOSTS) tools/scenario table $$begun $(SCENARIOS) $(MOVING) || ended=$$?; \
+	exit $$ended
 
 .PHONY: test-all
 test-all: export TEST_ALL := 1

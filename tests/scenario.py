@@ -6,14 +6,13 @@ import os
 import random
 import subprocess
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from control import ROOT
 from testinfra.utils.ansible_runner import AnsibleRunner
 
 NAME = os.environ.get("MOLECULE_SCENARIO_NAME", "")
-# For tools/scenario.
-CASES = ROOT / f".cache/times/{NAME}.cases.json"
 # How many each scenario has, so that none is lost without a word.
 WANTED = ROOT / "tests/cases.json"
 # Tests of roles, which a scenario has if it has their hosts.
@@ -43,7 +42,8 @@ def pytest_configure(config):
 def draw() -> random.Random:
     """Return what draws the same for one state of the product and its tests, as committed."""
     command = ["git", "rev-parse", *[f"HEAD:{path}" for path in CONTENT]]
-    trees = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE).stdout
+    # Not in a repository, as in an archive of one, it is always the same.
+    trees = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE).stdout
     return random.Random(trees + NAME.encode())
 
 
@@ -82,6 +82,8 @@ def pytest_report_collectionfinish(config):
 
 
 def pytest_sessionfinish(session):
+    """Say how many tests there were, to tools/scenario."""
+    if not (file := os.environ.get("SCENARIO_CASES")):
+        return
     count = {"cases": session.testscollected, "left": len(session.config.stash.get(left, []))}
-    CASES.parent.mkdir(parents=True, exist_ok=True)
-    CASES.write_text(json.dumps(count))
+    Path(file).write_text(json.dumps(count))
