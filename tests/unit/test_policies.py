@@ -13,6 +13,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 TASK_FILES = sorted(ROOT.glob("roles/*/tasks/*.yml"))
 PLAYBOOKS = [ROOT / "site.yml", *sorted(ROOT.glob("playbooks/*.yml"))]
+OF_PLAYBOOKS = [*PLAYBOOKS, *sorted(ROOT.glob("playbooks/tasks/*.yml"))]
 
 
 def load(path):
@@ -122,8 +123,9 @@ def shown_secrets(task, secrets, own):
     secrets = spread(set(secrets), task.get("vars", {}))
     (module,) = (key for key in task if key in own or "." in key)
     # What assert shows is its fail_msg, which is written for the operator and has tests of its own.
+    others = ["loop", "args", "until"]
     if module == "ansible.builtin.assert" or not mentions(
-        secrets, [task[module], task.get("loop")]
+        secrets, [task[module], *map(task.get, others)]
     ):
         return []
     if task.get("diff") is not False:
@@ -134,7 +136,7 @@ def shown_secrets(task, secrets, own):
     spec = spec_of(module) if module in own else {}
     found = [option for option in given if mentions(secrets, given[option])]
     found = [option for option in found if not is_hidden(spec.get(option, {}))]
-    found += ["loop"] if mentions(secrets, task.get("loop")) else []
+    found += [other for other in others if mentions(secrets, task.get(other))]
     return [(module, option) for option in found if (module, option) not in NAMES]
 
 
@@ -148,12 +150,29 @@ def test_a_task_with_a_secret_keeps_it(path):
         assert shown_secrets(task, secrets_of(role), own) == [], task["name"]
 
 
+@pytest.mark.parametrize("path", OF_PLAYBOOKS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_playbooks_task_with_a_secret_keeps_it(path):
+    """A playbook has all roles' secrets, and variables of its own that are made of them."""
+    roles = [path.parents[1] for path in ROOT.glob("roles/*/meta/argument_specs.yml")]
+    secrets = set().union(*map(secrets_of, roles))
+    assert "mlflow_server_admin_password" in secrets
+    own = {module.stem for module in ROOT.glob("**/library/*.py")}
+    variables = {}
+    for play in load(path):
+        variables |= play.get("vars", {})
+    for task in tasks_of(path):
+        # Not a play that has roles alone.
+        if "hosts" not in task:
+            assert shown_secrets(task, spread(secrets, variables), own) == [], task["name"]
+
+
 @pytest.mark.parametrize(
     ("task", "shown"),
     [
         ({"ansible.builtin.command": "echo {{ made_of_it }}", "diff": False}, ""),
         ({"ansible.builtin.command": {"cmd": "echo {{ its }}"}, "diff": False}, "cmd"),
         ({"ansible.builtin.command": "true", "loop": "{{ its }}", "diff": False}, "loop"),
+        ({"ansible.builtin.command": "a", "args": {"stdin": "{{ its }}"}, "diff": False}, "args"),
         ({"ansible.builtin.copy": {"content": "{{ its }}"}, "no_log": True}, "diff"),
         ({"mlflow_files": {"texts": {"a": "{{ its }}"}}}, "diff"),
         ({"mlflow_files": {"into": "{{ its }}"}, "diff": False}, "into"),
