@@ -108,6 +108,15 @@ def orders(address):
         return cursor.fetchone()[0]
 
 
+def changes(said):
+    """Return the names of the tasks that say that they have changed something of the host."""
+    return {
+        task.partition("]")[0]
+        for task in said.split("TASK [")[1:]
+        if re.search(rf"(?m)^changed: \[{NAME}\]", task)
+    }
+
+
 @pytest.fixture(scope="module")
 def before():
     """What prepare.yml found on the host before anything of ours was there."""
@@ -144,6 +153,7 @@ def taken_over(host, checkout, request):
     checkout.write("group_vars/database/main.yml", "postgresql_listen_addresses: ['*']\n")
     open_to_all = reached(checkout.address, *OPEN, *CLOSED)
     assert orders(checkout.address) == 1000
+    changed = set()
     capture = request.config.pluginmanager.get_plugin("capturemanager")
     for word, count, seconds in drawn():
         at = At("start", word, count, f"(sleep {seconds}; {KILL}) &")
@@ -152,9 +162,11 @@ def taken_over(host, checkout, request):
         with capture.global_and_fixture_disabled():
             print(f"\nsite.yml killed {seconds} s after '{word}' began, in '{last}'", flush=True)
         assert code == -9, said[-8000:]
+        changed |= changes(said)
         assert shop(checkout.address) == "The shop is open.\n"
     said = checkout.site()
-    return {"refused": refused, "reached": open_to_all, "said": said}
+    changed |= changes(said)
+    return {"refused": refused, "reached": open_to_all, "said": said, "changed": changed}
 
 
 def test_what_would_cut_off_the_shop_is_refused(taken_over):
@@ -164,6 +176,13 @@ def test_what_would_cut_off_the_shop_is_refused(taken_over):
     assert code == 2, said
     found = "found shop in one that listens on * port 5432; set postgresql_listen_addresses: ['*']"
     assert found in " ".join(said.split())
+
+
+def test_runs_are_killed_at_each_task_that_changes_something(taken_over):
+    """One that is new would never be drawn, and nobody would know."""
+    words = [word for word, _ in TASKS]
+    assert len(taken_over["changed"]) > 5
+    assert [name for name in taken_over["changed"] if not any(w in name for w in words)] == []
 
 
 def test_what_was_there_is_as_it_was(before, after):
