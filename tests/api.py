@@ -27,6 +27,10 @@ print(answer.read().decode())
 """
 
 
+# The colour that a colour takes turns with.
+OTHER = {"blue": "green", "green": "blue"}
+
+
 def request(host, path, method="GET", body="", *headers, port=5000):
     """Return status and body of a request made on the host, headers given as 'Name: value'."""
     words = [f"http://127.0.0.1:{port}{path}", method, body, *headers]

@@ -9,6 +9,7 @@ from collections import Counter
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
+from api import OTHER
 from control import PLAIN, ROOT, Control
 from load import acknowledged
 from s3 import S3, Request
@@ -73,7 +74,15 @@ class At:
 # A load that asks whether a write fails, not how many there can be: the cores are for playbooks. It
 # sees gaps of half a second; bench/rotation has the load that sees all.
 GENTLE = ("--threads=2", "--pause=0.5")
-# Of a server, in all playbooks.
+
+
+def assert_none_failed(counts) -> None:
+    """A load has written, and none of its writes has failed."""
+    assert counts["failed"] == 0, counts
+    assert counts["written"] > 20, counts
+
+
+# The task that rolls a server has this name in all playbooks.
 ROLL = "Rotate | Roll"
 # The steps of a roll from the start of the other colour on, as its module notes them in the lock.
 STARTED = '"(start|wait until|enable|switch to|drain|stop) (blue|green)'
@@ -197,9 +206,9 @@ class Fleet:
         """Kill what a roll starts on a host, as the OOM killer does, while the block runs.
 
         Each time a fifth of a second after its start, when it is not ready. Not before: a unit that
-        does not start is another failure than a server that ends.
+        does not start is a different failure from a server that ends.
         """
-        idle = {"blue": "green", "green": "blue"}[self.look(host)["serving"]]
+        idle = OTHER[self.look(host)["serving"]]
         folder = f"/run/systemd/system/mlflow-{idle}.service.d"
         lines = "[Service]\nRuntimeMaxSec=200ms\nKillSignal=SIGKILL\n"
         # A roll has systemd read its units again.

@@ -5,7 +5,7 @@ import subprocess
 import sys
 import uuid
 
-from api import colour, wait_until_served
+from api import OTHER, colour, wait_until_served
 from load import acknowledged
 
 # What a load has left on a host, whoever has told of it: the turns of each run.
@@ -61,7 +61,7 @@ def slow_upload(control, changed: str) -> subprocess.Popen:
 def a_change() -> dict:
     """Return variables of no consequence that change a slot's settings and its unit."""
     value = uuid.uuid4().hex
-    # Seconds, of which none is waited for.
+    # Seconds. The test never waits that long.
     drain = 60 + int(value[:2], 16)
     return {
         "mlflow_server_drain_timeout": drain,
@@ -90,7 +90,7 @@ def assert_settled(host) -> None:
         for each in ("blue", "green")
     }
     assert states[serving].stdout.split() == ["active", "enabled"]
-    other = states[{"blue": "green", "green": "blue"}[serving]].stdout.split()
+    other = states[OTHER[serving]].stdout.split()
     assert other[:1] in (["inactive"], ["failed"]), other
     assert "enabled" not in other
     assert host.check_output("find /etc/mlflow /etc/systemd/system -name '.*.new'") == ""

@@ -4,7 +4,8 @@ import re
 import time
 
 import pytest
-from fleet import GENTLE, ROLL, At, in_a_roll
+from api import OTHER
+from fleet import GENTLE, ROLL, At, assert_none_failed, in_a_roll
 
 ROTATE = "playbooks/rotate_aws_credentials.yml"
 FIRST, SECOND, CLIENT = "rotation-debian13", "rotation-standin", "rotation-client"
@@ -36,7 +37,7 @@ def assert_rotated(fleet, account, old: str) -> str:
         found = fleet.look(host)
         assert set(found["slots"]) == {"wanted", found["serving"]}, "an idle slot keeps a secret"
         assert {slot["key"] for slot in found["slots"].values()} == {new}
-        other = {"blue": "green", "green": "blue"}[found["serving"]]
+        other = OTHER[found["serving"]]
         state = fleet.on(host, "sh", "-c", f"systemctl is-active mlflow-{other}; true")
         assert state in ("inactive", "failed"), "a process of the old colour is left"
     credentials = fleet.on(CLIENT, "cat", "/home/ada/.aws/credentials")
@@ -47,11 +48,6 @@ def assert_rotated(fleet, account, old: str) -> str:
         secret = account.keys()[name].secret_access_key
         assert fleet.s3.answer_to(name, secret, "rotation") == answer
     return new
-
-
-def assert_none_failed(counts) -> None:
-    assert counts["failed"] == 0, counts
-    assert counts["written"] > 20, counts
 
 
 def assert_none_retired(account) -> None:

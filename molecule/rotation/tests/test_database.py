@@ -3,7 +3,7 @@
 import uuid
 
 import pytest
-from fleet import GENTLE, ROLL, At, in_a_roll
+from fleet import GENTLE, ROLL, At, assert_none_failed, in_a_roll
 
 ROTATE = "playbooks/rotate_database_password.yml"
 FIRST, SECOND = "rotation-debian13", "rotation-standin"
@@ -49,11 +49,6 @@ def assert_rotated(fleet, vault, old: str, old_password: str) -> None:
     assert fleet.sessions(new) > 0
     assert not fleet.can_log_in(old, old_password)
     assert fleet.can_log_in(new, password_of(vault, new))
-
-
-def assert_none_failed(counts) -> None:
-    assert counts["failed"] == 0, counts
-    assert counts["written"] > 20, counts
 
 
 def test_check_mode_tells_whose_turn_it_is(fleet, account, vault):

@@ -8,7 +8,7 @@ import pytest
 
 @pytest.fixture
 def secrets(account):
-    """All secrets that there ever were, or what is in all of a kind."""
+    """All secrets that there ever were, or what all of one kind have in them."""
     webhook_key = base64.b64encode(b"c4nary-webhook-key")[:20].decode()
     made = {f"key {number}": secret for number, secret in enumerate(sorted(account.secrets))}
     return {"of the vault": "c4nary", "key for webhooks": webhook_key, **made}

@@ -5,7 +5,16 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-from api import SEARCH, call, colour, create_experiment, has_experiment, request, wait_until_served
+from api import (
+    OTHER,
+    SEARCH,
+    call,
+    colour,
+    create_experiment,
+    has_experiment,
+    request,
+    wait_until_served,
+)
 
 group = "tutorial-proxied"
 
@@ -120,7 +129,7 @@ def test_a_host_that_boots_before_its_database_serves_once_it_is_there(control, 
 def test_a_roll_that_loses_the_database_is_refused_and_finished_later(control, host, database):
     """After it let the idle colour in, and before that is ready. What served stays what serves."""
     name, before, serving = create_experiment(host), process(host), colour(host)
-    idle = {"blue": "green", "green": "blue"}[serving]
+    idle = OTHER[serving]
     # Holds the idle colour where systemd starts it.
     gate = f"/run/systemd/system/mlflow-{idle}.service.d"
     hold = "touch /run/mlflow-waits; while [ -e /run/mlflow-waits ]; do sleep 0.1; done"

@@ -1,13 +1,13 @@
 """What an instance is on its host, whatever its stores."""
 
 import pytest
-from api import SEARCH, colour, request, wait_until_served
+from api import OTHER, SEARCH, colour, request, wait_until_served
 
 
 def test_one_colour_serves_and_starts_at_boot(host):
     """Two enabled colours would both start after a reboot; none would leave the host dead."""
     serving = colour(host)
-    other = {"blue": "green", "green": "blue"}[serving]
+    other = OTHER[serving]
     assert host.service(f"mlflow-{serving}").is_running
     assert host.service(f"mlflow-{serving}").is_enabled
     assert not host.service(f"mlflow-{other}").is_running
