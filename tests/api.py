@@ -67,12 +67,13 @@ def colour(host):
     return host.check_output("readlink /etc/mlflow/current.sock").split("/")[-2]
 
 
-def wait_for(event, seconds=300):
-    """Return once something has happened; the limit is for a busy machine."""
+def wait_for(what, seconds=300):
+    """Return what a function returns once that is something; the limit is for a busy machine."""
     until = time.monotonic() + seconds
-    while not event():
-        assert time.monotonic() < until, f"it did not happen within {seconds} s"
+    while not (found := what()):
+        assert time.monotonic() < until, f"not within {seconds} s: {what}"
         time.sleep(0.2)
+    return found
 
 
 def wait_until_served(host, seconds=300, port=5000):

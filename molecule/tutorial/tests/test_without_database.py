@@ -1,7 +1,6 @@
 """The database goes away and comes back: under load, while the host boots, in a roll."""
 
 import json
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -13,6 +12,7 @@ from api import (
     create_experiment,
     has_experiment,
     request,
+    wait_for,
     wait_until_served,
 )
 
@@ -20,15 +20,6 @@ group = "tutorial-proxied"
 
 # What a server with one worker keeps of connections at most: MLflow's defaults, and ours.
 POOL = 15
-
-
-def wait_for(what, seconds=300):
-    """Return what a function returns, once that is something."""
-    until = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < until, f"not within {seconds} s: {what}"
-        time.sleep(0.2)
-    return found
 
 
 @contextmanager
@@ -122,7 +113,7 @@ def test_a_host_that_boots_before_its_database_serves_once_it_is_there(control, 
         assert request(host, *SEARCH)[0] == 502
         host.check_output(f"systemctl kill --signal=KILL {unit}")
         wait_for(lambda: tries() not in ("", first))
-    wait_until_served(host, seconds=300)
+    wait_until_served(host)
     assert has_experiment(host, name)
 
 
