@@ -41,6 +41,39 @@ def test_a_user_of_that_name_who_lives_elsewhere_is_somebody_else():
     assert found == [f"a user {ME} with home {pwd.getpwnam(ME).pw_dir}"]
 
 
+@pytest.mark.parametrize(
+    ("members", "primary_of", "others"),
+    [
+        ([], [], ""),
+        (["www-data"], [], ""),
+        (["www-data", "bob"], [], "bob"),
+        ([], ["ada"], "ada"),
+        (["bob", "ada"], ["ada"], "ada, bob"),
+    ],
+)
+def test_a_group_of_that_name_with_others_in_it_is_somebody_else(
+    monkeypatch, members, primary_of, others
+):
+    """They would read the settings and reach the socket, past the front's password. An empty group
+    a killed run has left, and nginx stays in that of a service user who was removed."""
+    group = types.SimpleNamespace(gr_gid=999, gr_mem=members)
+    users = [types.SimpleNamespace(pw_name=name, pw_gid=999) for name in primary_of]
+    users.append(types.SimpleNamespace(pw_name="root", pw_gid=0))
+    monkeypatch.setattr(mlflow_host_info.grp, "getgrnam", {"no-such-user": group}.__getitem__)
+    monkeypatch.setattr(mlflow_host_info.pwd, "getpwall", lambda: users)
+    found = mlflow_host_info.foreign("no-such-user", "/var/lib/no-such", [])
+    assert found == ([f"a group no-such-user with {others} in it"] if others else [])
+
+
+def test_whom_an_operator_lets_into_the_group_later_he_means(monkeypatch):
+    """Every run would be refused from then on."""
+    group = types.SimpleNamespace(gr_gid=999, gr_mem=["bob"])
+    user = types.SimpleNamespace(pw_dir="/var/lib/no-such")
+    monkeypatch.setattr(mlflow_host_info.grp, "getgrnam", lambda _: group)
+    monkeypatch.setattr(mlflow_host_info.pwd, "getpwnam", lambda _: user)
+    assert mlflow_host_info.foreign("mlflow", "/var/lib/no-such", []) == []
+
+
 def test_a_shared_folder_is_not_taken_for_our_own(tmp_path, monkeypatch):
     """/srv or a data disk with other things on it would be closed to everybody else."""
     monkeypatch.setattr(mlflow_host_info.re, "match", lambda *_: None)

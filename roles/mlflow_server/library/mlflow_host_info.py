@@ -78,6 +78,8 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 GROUPS = Path("/sys/fs/cgroup")
+# nginx's user, Debian's and nginx.org's: it stays in the group of a service user who was removed.
+FRONTS = {"www-data", "nginx"}
 
 
 def memory_mb(meminfo: str) -> int:
@@ -117,10 +119,21 @@ def foreign(user: str, home: str, root_folders: list[str]) -> list[str]:
     try:
         other_home = pwd.getpwnam(user).pw_dir
     except KeyError:
-        return found
+        # Whom an operator lets into the group once the user is there, he means.
+        others = members(user) - FRONTS
+        return found + [f"a group {user} with {', '.join(sorted(others))} in it"] * bool(others)
     if other_home != home:
         found.append(f"a user {user} with home {other_home}")
     return found
+
+
+def members(group: str) -> set[str]:
+    """Return who is in a group, or has it as the primary one; nobody if there is none."""
+    try:
+        found = grp.getgrnam(group)
+    except KeyError:
+        return set()
+    return {*found.gr_mem, *(u.pw_name for u in pwd.getpwall() if u.pw_gid == found.gr_gid)}
 
 
 def slot(folder: Path) -> dict:
