@@ -57,7 +57,9 @@ class FakeHost:
         self.fatal = self.psql_error = ""
         self.folder = root / "etc/postgresql/17/main"
         self.data = root / "var/lib/postgresql/17/main"
-        for folder in (self.folder / "conf.d", self.data, root / "proc/77", root / "proc/88"):
+        # The databases of initdb: template1, template0 and postgres.
+        inside = [self.data / name for name in ("base/1", "base/4", "base/5", "pg_tblspc")]
+        for folder in (self.folder / "conf.d", *inside, root / "proc/77", root / "proc/88"):
             folder.mkdir(parents=True)
         (root / "etc/os-release").write_text('ID=ubuntu\nID_LIKE="debian"\n')
         (self.folder / "pg_hba.conf").write_bytes(HBA.encode("latin-1"))
@@ -141,6 +143,10 @@ class FakeHost:
         lines = ["77", "data", "0", self.running["port"], "/run/postgresql", "localhost"]
         (self.data / "postmaster.pid").write_text("\n".join(lines))
         return 0
+
+    def stop(self):
+        self.alive = False
+        (self.data / "postmaster.pid").unlink()
 
     def look(self):
         settings = [
@@ -437,6 +443,44 @@ def test_more_addresses_for_a_server_that_others_use_are_no_loss(host):
     assert host.running["listen_addresses"] == "*"
 
 
+@pytest.mark.parametrize("place", ["base/16385", "pg_tblspc/16384"])
+def test_a_stopped_server_with_databases_of_others_is_to_be_started_first(host, place):
+    """In maintenance it cannot be asked whom our address and port would cut off. Whoever made a
+    database, it has a folder or, in a tablespace, a link to one."""
+    (host.data / place).mkdir()
+    host.databases, host.others = ["shop"], {"listen_addresses": "*"}
+    host.stop()
+    said = refusal(host, listen_addresses=["localhost"])
+    assert "found it stopped, and databases of others in /" in said and "; start it" in said
+    assert not host.alive
+    host.start()
+    host.psql_error = "FATAL:  the database system is starting up"
+    assert "found FATAL:  the database system is starting up, and" in refusal(host)
+    host.psql_error = ""
+    assert "found shop in one" in refusal(host, listen_addresses=["localhost"])
+    host.ensure()
+    host.stop()
+    assert host.ensure() == ["start"], "ours has been asked"
+
+
+def test_a_server_that_was_never_started_is_started_whatever_kills_the_run(tmp_path, monkeypatch):
+    """Where a host lets no package start its service, there is nobody yet to be cut off."""
+    for steps in range(1000):
+        host = FakeHost(tmp_path / str(steps), monkeypatch)
+        host.stop()
+        (host.data / "base/pgsql_tmp").mkdir()
+        host.left = steps
+        try:
+            assert host.ensure()[-1] == "start"
+            break
+        except Killed:
+            host.left = None
+        host.ensure()
+        assert host.alive and host.running["listen_addresses"] == "*"
+        assert host.ensure() == []
+    assert 5 < steps < 1000
+
+
 def test_what_is_not_installed_is_installed_first(host):
     """Nothing can be read of a server that is not there; check mode ends well."""
     host.packages = {"python3-psycopg2": "installed"}
@@ -449,8 +493,8 @@ def test_what_is_not_installed_is_installed_first(host):
 
 def test_a_stopped_server_is_started_and_a_disabled_one_enabled(host):
     host.ensure()
-    host.alive, host.enabled = False, False
-    (host.data / "postmaster.pid").unlink()
+    host.stop()
+    host.enabled = False
     assert host.ensure() == ["enable", "start"]
     assert host.alive and host.enabled
 

@@ -8,8 +8,9 @@ module: postgresql_server
 short_description: Settings, access and certificate of the one PostgreSQL server on a Debian host
 description:
   - Refuses, before it changes anything, what stands in the way, and to close an address or the port
-    of a server in which others have databases. Writes one file in C(conf.d), one marked block in
-    C(pg_hba.conf) and, if given, a certificate with its key. Nothing else of the server is changed.
+    of a server in which others have databases, which has to run so that it can be asked.
+  - Writes one file in C(conf.d), one marked block in C(pg_hba.conf) and, if given, a certificate
+    with its key. Nothing else of the server is changed.
   - What is invalid never takes effect, and the former files are put back. The server is restarted
     only for a setting of these that cannot be reloaded. What is left to do is read off the host, so
     the next run finishes what an interrupted one began.
@@ -301,11 +302,12 @@ class Server:
         self.user = pwd.getpwuid(cluster["owneruid"])
         self.folder = self.root / cluster["configdir"].lstrip("/")
         self.hba, self.conf = self.folder / "pg_hba.conf", self.folder / SETTINGS
+        self.data = self.root / cluster["pgdata"].lstrip("/")
         return cluster
 
     def running(self) -> list[str]:
         """Return postmaster.pid: line 1 is the process, 4 the port, 5 the socket's folder."""
-        file = self.root / self.cluster["pgdata"].lstrip("/") / "postmaster.pid"
+        file = self.data / "postmaster.pid"
         lines = file.read_text().splitlines() if file.exists() else []
         alive = lines and (self.root / "proc" / lines[0]).exists()
         return lines if alive and len(lines) > 4 else []
@@ -481,7 +483,16 @@ class Server:
 
         Only before our first file is there: whoever changes a variable later means it.
         """
-        if self.conf.exists() or not state["databases"]:
+        if self.conf.exists():
+            return
+        if not state and self.has_databases():
+            raise Refused(
+                "Wanted an answer of the PostgreSQL server that is there already, to see whom "
+                "another address or port would cut off; found "
+                f"{self.error or 'it stopped'}, and databases of others in {self.data}; start it "
+                "and run again."
+            )
+        if not state or not state["databases"]:
             return
         names = state["fixed"]["listen_addresses"].replace(" ", "").split(",")
         there = {address for name in filter(None, names) for address in resolve(name)}
@@ -501,6 +512,13 @@ class Server:
                     "comes that way, change the server's own settings and restart it."
                 )
 
+    def has_databases(self) -> bool:
+        """Tell from its files whether a server has other databases than initdb's."""
+        # Theirs have numbers below FirstNormalObjectId; one in a tablespace is not in base.
+        names = [path.name for path in (self.data / "base").iterdir()]
+        made = [name for name in names if name.isdigit() and int(name) >= 16384]
+        return bool(made) or any((self.data / "pg_tblspc").iterdir())
+
     # What is done.
 
     def plan(self) -> list[str]:
@@ -519,11 +537,12 @@ class Server:
         plan += dict.fromkeys(names.get(path, "certificate") for path in differing)
         enabled = self.run(["systemctl", "is-enabled", "postgresql.service"])[1]
         plan += ["enable"] * (enabled.strip() == "disabled")
-        if not state:
-            return [*plan, "start"]
-        self.check_state(state, written=not differing)
+        if state:
+            self.check_state(state, written=not differing)
         with self.as_owner():
             self.check_who_is_cut_off(state)
+        if not state:
+            return [*plan, "start"]
         if self.pending(state) or (differing and self.will_be_pending(state)):
             return [*plan, "reload", "restart"]
         if differing or not self.is_loaded(state) or not self.answers_over_tls():
