@@ -481,6 +481,25 @@ def test_a_server_that_was_never_started_is_started_whatever_kills_the_run(tmp_p
     assert 5 < steps < 1000
 
 
+def test_a_name_that_no_longer_resolves_is_told_with_its_setting(host, monkeypatch):
+    """Else the operator looks for it in his variable, which does not have it."""
+
+    def getaddrinfo(name, *args, **more):
+        if name == "gone.example":
+            raise OSError("Name or service not known")
+        return ask(name, *args, **more)
+
+    ask = postgresql_server.socket.getaddrinfo
+    monkeypatch.setattr(postgresql_server.socket, "getaddrinfo", getaddrinfo)
+    said = refusal(host, listen_addresses=["gone.example"])
+    assert "in postgresql_listen_addresses; found gone.example (Name" in said
+    host.databases, host.others = ["shop"], {"listen_addresses": "localhost, gone.example"}
+    host.start()
+    said = refusal(host)
+    assert "in the server's own listen_addresses; found gone.example (Name" in said
+    assert "postgresql_listen_addresses" not in said and "restart the server" in said
+
+
 def test_what_is_not_installed_is_installed_first(host):
     """Nothing can be read of a server that is not there; check mode ends well."""
     host.packages = {"python3-psycopg2": "installed"}

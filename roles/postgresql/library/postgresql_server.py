@@ -184,7 +184,9 @@ def bind_error(address, port: int) -> int:
     return 0
 
 
-def resolve(name: str) -> list:
+def resolve(
+    name: str, setting: str = "postgresql_listen_addresses", remedy: str = "correct it"
+) -> list:
     """Return the addresses that PostgreSQL makes of one of its listen_addresses."""
     if name == "*":
         return [ipaddress.ip_address("0.0.0.0"), ipaddress.ip_address("::")]
@@ -192,8 +194,7 @@ def resolve(name: str) -> list:
         found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     except OSError as error:
         raise Refused(
-            f"Wanted addresses of the host in postgresql_listen_addresses; found {name} ({error}); "
-            "correct it."
+            f"Wanted addresses of the host in {setting}; found {name} ({error}); {remedy}."
         ) from None
     return sorted({ipaddress.ip_address(entry[4][0]) for entry in found}, key=str)
 
@@ -495,7 +496,8 @@ class Server:
         if not state or not state["databases"]:
             return
         names = state["fixed"]["listen_addresses"].replace(" ", "").split(",")
-        there = {address for name in filter(None, names) for address in resolve(name)}
+        own = "the server's own listen_addresses", "correct it there and restart the server"
+        there = {address for name in filter(None, names) for address in resolve(name, *own)}
         wanted = {address for name in self.listen for address in resolve(name)}
         all_of = {address.version for address in wanted if address.is_unspecified}
         lost = {address for address in there - wanted if address.version not in all_of}
