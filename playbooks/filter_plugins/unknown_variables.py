@@ -1,4 +1,4 @@
-"""Variables of an inventory that look like ours and are not: nobody would heed them."""
+"""Variables of an inventory that look like ours and are not: nobody would use them."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def unknown_variables(names: Iterable[str]) -> list[str]:
                 found.append(f"{name} ({meant[0]}?)" if meant else name)
             elif meant:
                 Display().warning(
-                    f"mlflow-ansible does not heed {name}: if {meant[0]} is meant, correct it."
+                    f"mlflow-ansible does not use {name}: if {meant[0]} is meant, correct it."
                 )
     return found
 

@@ -592,7 +592,7 @@ def test_without_a_user_aws_is_not_asked(monkeypatch):
 
 
 def test_a_denied_action_is_named():
-    """So that the policy can be mended in one go."""
+    """So that the policy can be fixed in one go."""
     answer = {"Error": {"Code": "AccessDenied", "Message": "not authorized"}}
     said = refusal(ClientError(answer, "GetAccessKeyLastUsed"), "mlflow")
     assert re.search(r"Wanted .*; found .*AccessDenied.*; add iam:GetAccessKeyLastUsed", said)

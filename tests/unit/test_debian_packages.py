@@ -262,7 +262,7 @@ def test_a_failure_is_explained(host, update, phrases):
 
 def test_a_failure_without_a_name_is_shown_as_it_is(host, monkeypatch):
     monkeypatch.setattr(host, "install", lambda names: (1, "Segmentation fault\n"))
-    with pytest.raises(Refused, match="(?s)found an error; mend what it says.*Segmentation fault"):
+    with pytest.raises(Refused, match="(?s)found an error; fix what it says.*Segmentation fault"):
         host.ensure()
 
 

@@ -21,8 +21,8 @@ BROKEN = "failed with exception HTTPConnectionPool(host='h', port=1): Max retrie
         (BROKEN.format("Read timed out."), "no answer", "firewall"),
         (BROKEN.format("CERTIFICATE_VERIFY_FAILED"), "a certificate", "mlflow_client_ca"),
         (BROKEN.format("[SSL: WRONG_VERSION_NUMBER]"), "not speak TLS", "http://"),
-        ("first\nsomething new", "something new", "mend what it says"),
-        ("", "an error without a word", "mend"),
+        ("first\nsomething new", "something new", "fix what it says"),
+        ("", "an error without a word", "fix"),
     ],
 )
 def test_what_the_client_says_is_put_into_what_to_do(said, found, remedy):

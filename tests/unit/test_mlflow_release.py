@@ -334,7 +334,7 @@ def test_missing_packages_are_refused_when_it_comes_to_making(fake, params):
         ("Because psycopg2==2.9.9 has no usable wheels and", "without a wheel"),
         ("No matching distribution found for six==99.0", "without a wheel"),
         ("failed to write: No space left on device (os error 28)", "a full disk"),
-        ("something new", "found an error; mend what it says"),
+        ("something new", "found an error; fix what it says"),
     ],
 )
 def test_what_an_installer_says_becomes_what_to_do(said, found):

@@ -495,7 +495,7 @@ def test_with_stop_start_the_old_colour_comes_back_whatever_fails(world, monkeyp
 
     def no_stop_of_green(*words):
         if words[1:] == ("stop", "mlflow-green.service"):
-            raise RollError("Wanted a stop; found a timeout; mend that.")
+            raise RollError("Wanted a stop; found a timeout; fix that.")
         return real(*words)
 
     if failing == "wait":

@@ -347,7 +347,7 @@ def test_a_probe_gets_passwords_on_its_input_and_no_error_shows_one(slot, monkey
         return SimpleNamespace(returncode=1, stdout="", stderr="no such column: ('canary',)\n")
 
     monkeypatch.setattr(mlflow_users.subprocess, "run", fail)
-    with pytest.raises(mlflow_users.Refused, match=r"found: no such column: \('\*{8}',\); mend"):
+    with pytest.raises(mlflow_users.Refused, match=r"found: no such column: \('\*{8}',\); fix"):
         slot.set_admin("admin", "canary")
 
 

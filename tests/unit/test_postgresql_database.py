@@ -465,7 +465,7 @@ def test_a_server_without_tcp_is_refused():
 
 
 def test_a_wrong_password_is_told_from_a_closed_door(server, monkeypatch):
-    """The one is mended by setting it, the other is not, and would be reported as changed."""
+    """The one is fixed by setting it, the other is not, and would be reported as changed."""
     server.make_ours()
     database = Database(options(), check=False)
     database.look()

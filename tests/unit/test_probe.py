@@ -83,7 +83,7 @@ def test_direct_artifacts_are_where_experiment_0_says(database, monkeypatch, wan
         ('root certificate file "/x" does not exist', "CA certificate"),
         ('FATAL: database "mlflow" does not exist', "create it"),
         ("FATAL: remaining connection slots are reserved", "raise max_connections"),
-        ("something new", "mend that"),
+        ("something new", "fix that"),
     ],
 )
 def test_a_refused_login_says_what_to_do(monkeypatch, said, what_to_do):
@@ -103,7 +103,7 @@ def test_a_refused_login_says_what_to_do(monkeypatch, said, what_to_do):
         ("ExpiredToken", "PutObject", "a key that is valid"),
         ("SignatureDoesNotMatch", "PutObject", "a key that is valid"),
         ("PermanentRedirect", "PutObject", "the region"),
-        ("SlowDown", "PutObject", "mend that"),
+        ("SlowDown", "PutObject", "fix that"),
     ],
 )
 def test_a_refused_object_says_which_right_is_missing(code, operation, what_to_do):

@@ -339,7 +339,7 @@ BROKEN = {
             "found server in this run; leave --limit out, or correct the groups in hosts.yml",
         ),
     ],
-    ("playbooks/tasks/names.yml", "Refuse variables that nobody would heed"): [
+    ("playbooks/tasks/names.yml", "Refuse variables that nobody would use"): [
         (
             {"mlflow_server_wrokers": 2, "mlflow_venv_verson": "3.17.2"},
             "found mlflow_server_wrokers (mlflow_server_workers?), mlflow_venv_verson (",

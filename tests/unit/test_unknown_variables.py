@@ -1,4 +1,4 @@
-"""A slip of the pen in an inventory: a setting that nobody heeds, such as who is let in."""
+"""A slip of the pen in an inventory: a setting that nobody uses, such as who is let in."""
 
 import importlib.util
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Which database is a tracking server's, who administers it where, what nobody would heed, and what
+"""Which database is a tracking server's, who administers it where, what nobody would use, and what
 a host lets in."""
 
 from pathlib import Path

@@ -102,17 +102,17 @@ def test_what_serves_is_not_refused(host):
         ),
         pytest.param(
             {"PGHOST": "no-such-host"},
-            ["could not translate host name", "mend the host's name"],
+            ["could not translate host name", "fix the host's name"],
             id="whose name nobody knows",
         ),
         pytest.param(
             {"PGSSLROOTCERT": "/dev/null"},
-            ["certificate", "mend the sslmode and the CA"],
+            ["certificate", "fix the sslmode and the CA"],
             id="whose certificate is of nobody who is known",
         ),
         pytest.param(
             {"PGHOST": "tutorial-database.dns.podman"},
-            ["certificate", "mend the sslmode and the CA"],
+            ["certificate", "fix the sslmode and the CA"],
             id="whose certificate is for another name",
         ),
         pytest.param(

@@ -280,7 +280,7 @@ def refusal(error, user: str) -> str:
             "AWS_PROFILE, and a way to it."
         )
     code, message = error.response["Error"]["Code"], error.response["Error"]["Message"]
-    remedy = "mend that"
+    remedy = "fix that"
     if code in ("AccessDenied", "AccessDeniedException", "UnauthorizedOperation"):
         remedy = (
             f"add iam:{error.operation_name} for that user to the policy of who runs Ansible "

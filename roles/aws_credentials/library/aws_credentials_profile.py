@@ -262,7 +262,7 @@ def main() -> None:
     except OSError as error:
         module.fail_json(
             msg=f"Wanted to read, try and write the files in ~/.aws of {account.pw_name}; found "
-            f"{error}; mend that and run again."
+            f"{error}; fix that and run again."
         )
     module.exit_json(changed=changed, **profile.key())
 

@@ -109,7 +109,7 @@ FAILURES = [
     (
         r"dpkg: (error processing|dependency problems)",
         "a package that cannot be set up",
-        "run `dpkg --configure --pending` and mend what it says",
+        "run `dpkg --configure --pending` and fix what it says",
     ),
 ]
 
@@ -228,7 +228,7 @@ class Packages:
     def explain(self, said: str) -> Refused:
         """Return the refusal for what apt or dpkg said when it failed."""
         known = ((found, remedy) for pattern, found, remedy in FAILURES if re.search(pattern, said))
-        found, remedy = next(known, ("an error", "mend what it says"))
+        found, remedy = next(known, ("an error", "fix what it says"))
         lines = dict.fromkeys(re.findall(r"(?m)^(?:E:|W:|dpkg| \w).*", said)) or said.splitlines()
         last = redact("\n".join(list(lines)[-6:]))
         return Refused(f"Wanted {self.wanted()}; found {found}; {remedy}. The last lines:\n{last}")
@@ -260,7 +260,7 @@ def main():
     except Refused as refusal:
         module.fail_json(msg=str(refusal))
     except OSError as error:
-        module.fail_json(msg=f"Wanted {packages.wanted()}; found {error}; mend that and run again.")
+        module.fail_json(msg=f"Wanted {packages.wanted()}; found {error}; fix that and run again.")
     module.exit_json(
         changed=bool(plan), plan=plan, diff={"before": "", "after": "".join(f"{p}\n" for p in plan)}
     )

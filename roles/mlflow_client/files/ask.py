@@ -73,7 +73,7 @@ def explain(said: str) -> tuple[str, str]:
         if re.search(pattern, said):
             return found, remedy
     last = said.strip().splitlines()[-1][:300] if said.strip() else "an error without a word"
-    return last, "mend what it says"
+    return last, "fix what it says"
 
 
 def main():

@@ -362,7 +362,7 @@ class Virtualenv:
         if done.returncode:
             last = "\n".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-6:])
             raise Refused(
-                f"Wanted {wanted} in {self.path}; found an error; mend what it says (index and "
+                f"Wanted {wanted} in {self.path}; found an error; fix what it says (index and "
                 "proxy are those of pip on that machine, /etc/pip.conf), then run again. The last "
                 f"lines:\n{redact(last)}"
             )
@@ -421,7 +421,7 @@ def as_user(account, work) -> dict:
             except OSError as error:
                 result = {
                     "refused": f"Wanted to make the virtualenv as {account.pw_name}; found "
-                    f"{error}; mend that and run again."
+                    f"{error}; fix that and run again."
                 }
             except Exception:
                 result = {"refused": traceback.format_exc()}

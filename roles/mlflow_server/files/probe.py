@@ -85,21 +85,21 @@ SCHEMAS = {"tracking": TRACKING, "users": USERS, "oidc": OIDC}
 
 # What libpq says, and what to do about it.
 LOGIN_REMEDIES = {
-    "SSL|certificate": "mend the sslmode and the CA certificate",
-    "could not translate host name": "mend the host's name",
+    "SSL|certificate": "fix the sslmode and the CA certificate",
+    "could not translate host name": "fix the host's name",
     "refused|timed? ?out|timeout expired|unreachable|No route": (
-        "start the database, mend host and port, or let this host through the database's firewall "
+        "start the database, fix host and port, or let this host through the database's firewall "
         "(security group)"
     ),
     "password authentication failed": "put the right name and password into the vault",
     "no pg_hba.conf entry": "let this host's address in there, with TLS",
-    "does not exist": "create it, or mend its name",
+    "does not exist": "create it, or fix its name",
     "not permitted to log in|permission denied for database": "grant that to the role",
     "too many clients|connection slots": "raise max_connections, or set fewer workers",
 }
 # What S3 answers, and what to do about it.
 STORE_REMEDIES = {
-    "NoSuchBucket": "create the bucket, or mend its name",
+    "NoSuchBucket": "create the bucket, or fix its name",
     "InvalidAccessKeyId|SignatureDoesNotMatch|InvalidClientTokenId|(Expired|Invalid)Token": (
         "put a key that is valid into the vault"
     ),
@@ -153,7 +153,7 @@ def users_uri() -> str:
 def refused_login(error: Exception, uri: str = "") -> NotLetIn:
     lines = [line.strip() for line in str(getattr(error, "orig", error)).splitlines()]
     said = " ".join(line for line in lines if line) or type(error).__name__
-    what_to_do = remedy(LOGIN_REMEDIES, said, "mend that")
+    what_to_do = remedy(LOGIN_REMEDIES, said, "fix that")
     return NotLetIn(f"Wanted to log in to {database_name(uri)}; found: {said}; {what_to_do}.")
 
 
@@ -372,7 +372,7 @@ def refused_store(error: Exception, uri: str, step: str) -> Refusal:
     while cause := cause.__cause__ or cause.__context__:
         said += f" {cause}"
     found = f"{type(error).__name__}: {error}"
-    what_to_do = "mend that, or give the service that right"
+    what_to_do = "fix that, or give the service that right"
     if answer := re.search(r"\((\w+)\) when calling the (\w+) operation.*?: ([^\n]*)", said):
         code, operation, message = answer.groups()
         found = f"{operation} was answered with {code}: {message.strip()}"
@@ -380,7 +380,7 @@ def refused_store(error: Exception, uri: str, step: str) -> Refusal:
         allow = f"add {action} for {uri} to the policy of the user or role"
         # The answer to HeadObject has no body, so no code but that of HTTP.
         is_denied = re.search("AccessDenied|403|Forbidden", code)
-        what_to_do = remedy(STORE_REMEDIES, code, allow if is_denied else "mend that")
+        what_to_do = remedy(STORE_REMEDIES, code, allow if is_denied else "fix that")
     elif re.search("NoCredentialsError|CredentialRetrievalError|locate credentials", found + said):
         what_to_do = "give the service a key, or attach a profile to the instance"
     return Refusal(

@@ -243,7 +243,7 @@ def main() -> None:
         )
     except OSError as error:
         module.fail_json(
-            msg=f"Wanted to write {path}; found {error}; free or mend that path and run again. "
+            msg=f"Wanted to write {path}; found {error}; free or fix that path and run again. "
             "Nothing that serves has changed."
         )
     module.exit_json(changed=bool(writer.written), written=writer.written)

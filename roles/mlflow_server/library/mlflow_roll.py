@@ -124,7 +124,7 @@ class Host:
             said = (done.stderr + done.stdout).strip()
             raise RollError(
                 f"Wanted '{' '.join(words)}' to succeed; found exit code {done.returncode}: "
-                f"{said}; mend that and run again."
+                f"{said}; fix that and run again."
             )
         return done.stdout
 
@@ -696,7 +696,7 @@ class Roll:
             told.append(f"{self.unit(old)}, which served before, does not work either: {still}.")
         else:
             told.append(f"{self.unit(old)} serves what it served before.")
-        told.append("Mend what the journal says and run again. The journal:\n")
+        told.append("Fix what the journal says and run again. The journal:\n")
         try:
             told.append(self.host.journal(self.unit(new), since))
         except (RollError, OSError) as error:
@@ -798,7 +798,7 @@ def main() -> None:
     except OSError as error:
         module.fail_json(
             msg=f"Wanted to roll {roll.instance}; found {error} at step "
-            f"'{(roll.steps or ['look'])[-1]}'; mend that and run again.",
+            f"'{(roll.steps or ['look'])[-1]}'; fix that and run again.",
             steps=roll.waits + roll.steps,
         )
 

@@ -131,7 +131,7 @@ class Host:
                 said = said.replace(secret, "********")
             raise Refused(
                 f"Wanted the database of the users to answer; found: "
-                f"{said or f'exit code {done.returncode}'}; mend that and run again."
+                f"{said or f'exit code {done.returncode}'}; fix that and run again."
             )
         return done.stdout
 
@@ -214,7 +214,7 @@ class Users:
             raise Refused(
                 f"Wanted the server to carry out {method} {path} for "
                 f"{fields.get('username', 'the list of users')}; found that it answered {status}: "
-                f"{answer.get('message', answer)}; mend that and run again."
+                f"{answer.get('message', answer)}; fix that and run again."
             )
         return answer
 
@@ -276,7 +276,7 @@ class Users:
         if status != 200:
             raise Refused(
                 f"Wanted the number of the experiment {resource}; found that the server answered "
-                f"{status}: {answer.get('message', answer)}; mend that and run again."
+                f"{status}: {answer.get('message', answer)}; fix that and run again."
             )
         return answer["experiment"]["experiment_id"]
 

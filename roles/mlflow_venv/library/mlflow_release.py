@@ -147,7 +147,7 @@ def dotted(version: tuple) -> str:
 def explain(wanted: str, said: str) -> Refused:
     """Return the refusal for what an installer said when it failed."""
     known = ((found, remedy) for pattern, found, remedy in FAILURES if re.search(pattern, said))
-    found, remedy = next(known, ("an error", "mend what it says"))
+    found, remedy = next(known, ("an error", "fix what it says"))
     last = redact("\n".join(said.strip().splitlines()[-6:]))
     return Refused(f"Wanted {wanted}; found {found}; {remedy}. The last lines:\n{last}")
 
@@ -553,7 +553,7 @@ def main():
     except Refused as refusal:
         module.fail_json(msg=str(refusal))
     except OSError as error:
-        module.fail_json(msg=f"Wanted a release; found {error}; mend that and run again.")
+        module.fail_json(msg=f"Wanted a release; found {error}; fix that and run again.")
     module.exit_json(
         changed=bool(plan),
         version=module.params["version"],

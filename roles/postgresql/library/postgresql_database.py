@@ -206,7 +206,7 @@ def remedy(said: str, user: str, place: str) -> str:
     ):
         if any(phrase in said for phrase in phrases):
             return f"Wanted {wanted}; found: {said}; {what}."
-    return f"Wanted to connect to {place} as {user}; found: {said}; mend that and run again."
+    return f"Wanted to connect to {place} as {user}; found: {said}; fix that and run again."
 
 
 def check_names(given: dict) -> None:
@@ -825,7 +825,7 @@ def ask(given: dict, check: bool) -> dict:
     except psycopg2.Error as error:
         said = " ".join(str(error).split())
         raise Refused(
-            f"Wanted the server to answer; found: {said}; mend that and run again."
+            f"Wanted the server to answer; found: {said}; fix that and run again."
         ) from None
     result = {"plan": database.plan, "resting": database.resting}
     if given["turn"]:

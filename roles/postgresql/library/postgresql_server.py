@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Give Debian's PostgreSQL its settings and make it heed them: all in one round trip."""
+"""Give Debian's PostgreSQL its settings and make it use them: all in one round trip."""
 
 from __future__ import annotations
 
@@ -672,7 +672,7 @@ def main():
     except Refused as refused:
         module.fail_json(msg=str(refused))
     except OSError as error:
-        module.fail_json(msg=f"Wanted the server's files; found {error}; mend that and run again.")
+        module.fail_json(msg=f"Wanted the server's files; found {error}; fix that and run again.")
     module.exit_json(changed=bool(plan), plan=plan, missing=server.missing)
 
 
