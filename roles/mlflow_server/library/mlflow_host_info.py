@@ -119,7 +119,7 @@ def foreign(user: str, home: str, root_folders: list[str]) -> list[str]:
     try:
         other_home = pwd.getpwnam(user).pw_dir
     except KeyError:
-        # Whom an operator lets into the group once the user is there, he means.
+        # Whoever is added once the user is there was added on purpose.
         others = members(user) - FRONTS
         return found + [f"a group {user} with {', '.join(sorted(others))} in it"] * bool(others)
     if other_home != home:
