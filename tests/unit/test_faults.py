@@ -34,7 +34,7 @@ def test_each_fault_is_one_of_the_product_and_names_a_test_that_is_there(patch):
     fault = tool.parse(patch)
     changed = re.findall(r"^\+\+\+ b/(.+)$", patch.read_text(), re.MULTILINE)
     assert changed and not [path for path in changed if path.startswith(("tests/", "molecule/"))]
-    assert f"def {fault.function}(" in (ROOT / fault.test.partition("::")[0]).read_text()
+    assert fault.is_tested()
 
 
 def test_each_fault_is_another_one():
@@ -189,33 +189,43 @@ def test_a_fault_that_no_test_notices_or_that_does_not_apply_is_an_error(
 
 
 def test_what_fails_on_what_another_fault_has_left_is_not_caught(tmp_path, monkeypatch, capfd):
-    """Hosts stay from one fault to the next. So all tests have to pass on them at the end."""
+    """Hosts stay from one fault to the next. So each test has to pass just before its fault."""
     faults = small(tmp_path)
     monkeypatch.setattr(tool, "ROOT", tmp_path)
     monkeypatch.setattr(tool, "CACHE", tmp_path / ".cache")
     monkeypatch.setattr(tool, "steps", lambda scenario: ["create", "converge"])
+    (tmp_path / "tests/testinfra").mkdir()
+    code = "def test_first(): ...\ndef test_second(): ...\n"
+    (tmp_path / "tests/testinfra/test_x.py").write_text(code)
     for name in ("first", "second"):
         text = patch("-x = 1\n+x = 2", " y = 1").replace("unit/test_x", "testinfra/test_x")
         text = text.replace("::test_x", f"::test_{name}\nScenario: roll")
         (faults / f"{name}.patch").write_text(text)
-    # What fails, one set for each time that tests run.
-    fails = [set(), {"test_first", "test_second"}, {"test_second"}, {"test_second"}]
+    # What the tests say, one after the other.
+    results = ["", "<failure/>", "<failure/>"]
     done = []
 
     def molecule(copy, verb, scenario, **more):
         done.append(verb)
         if verb == "verify":
-            failing = fails.pop(0)
-            cases = "".join(
-                f'<testcase name="{name}">{"<failure/>" if name in failing else ""}</testcase>'
-                for name in ("test_first", "test_second")
-            )
-            copy.report.write_text(f"<testsuites><testsuite>{cases}</testsuite></testsuites>")
+            name, result = more["PYTEST_ADDOPTS"].split()[1], results.pop(0)
+            text = f'<testsuites><testcase name="{name}">{result}</testcase></testsuites>'
+            copy.report.write_text(text)
         return True
 
     monkeypatch.setattr(tool.Product, "molecule", molecule)
     with pytest.raises(SystemExit):
         tool.main(["roll"])
     assert "faults: 1 caught, 0 survived, 1 fails without it\n" in capfd.readouterr().out
-    each = ["verify", "converge"]
-    assert done == ["create", "converge", "verify", *each, *each, "verify", "destroy"]
+    steps = ["create", "converge", "verify", "verify", "converge", "verify", "destroy"]
+    assert done == steps
+
+
+def test_a_test_that_is_not_there_is_named(tmp_path, monkeypatch):
+    """pytest would run none at all, and each fault would seem to have a broken test."""
+    faults = small(tmp_path)
+    monkeypatch.setattr(tool, "ROOT", tmp_path)
+    text = patch("-x = 1\n+x = 2", " y = 1").replace("::test_x", "::test_y")
+    (faults / "mistyped.patch").write_text(text)
+    with pytest.raises(ValueError, match="found no such test; correct .*mistyped.patch"):
+        tool.main([])
