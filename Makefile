@@ -15,6 +15,9 @@ export NO_COLOR := 1
 endif
 
 SCENARIO ?= default
+ifeq ($(wildcard molecule/$(SCENARIO)/molecule.yml),)
+$(error Wanted a scenario; found none named $(SCENARIO); take one of $(patsubst molecule/%/molecule.yml,%,$(wildcard molecule/*/molecule.yml)))
+endif
 # First `default`, which keeps the release that it builds for the others, and one that needs none, then the longest.
 FIRST := default postgresql rotation tutorial hardening client oidc roll
 SCENARIOS := $(FIRST) $(filter-out $(FIRST) next,$(patsubst molecule/%/molecule.yml,%,$(sort $(wildcard molecule/*/molecule.yml))))
@@ -51,13 +54,28 @@ molecule: molecule-$(SCENARIO) ## One scenario on test hosts: make molecule SCEN
 
 # A browser logs in there. Not a prerequisite, for which make would put them last.
 BROWSER := chromium libnss3-tools
-molecule-oidc molecule-hardening: PACKAGES := $(BROWSER)
-molecule-next: IMAGES := debian-testing
+PACKAGES_oidc := $(BROWSER)
+PACKAGES_hardening := $(BROWSER)
+IMAGES_next := debian-testing
+NEEDS = tools/apt $(PACKAGES_$1)$(if $(IMAGES_$1), && tools/hosts setup $(IMAGES_$1))
 
 molecule-%: setup
-	@tools/apt $(PACKAGES)
-	@$(if $(IMAGES),tools/hosts setup $(IMAGES))
+	@$(call NEEDS,$*)
 	@$(HOSTS) tools/scenario run $*
+
+# With hosts that stay up from one to the next.
+MOLECULE := $(HOSTS) molecule --base-config .config/molecule/config.yml
+
+.PHONY: up verify down
+up: setup ## Make a scenario's hosts, or bring a change to them: make up SCENARIO=roll
+	@$(call NEEDS,$(SCENARIO))
+	@$(MOLECULE) converge --scenario-name $(SCENARIO)
+
+verify: venv ## Run tests on hosts that are up: make verify SCENARIO=roll ARGS="-k drift"
+	@PYTEST_ADDOPTS="$(ARGS)" $(MOLECULE) verify --scenario-name $(SCENARIO)
+
+down: venv ## Remove a scenario's hosts: make down SCENARIO=roll
+	@$(MOLECULE) destroy --scenario-name $(SCENARIO)
 
 # The linter and the unit tests have the cores while the hosts' packages come over the network.
 .PHONY: test
@@ -88,6 +106,7 @@ screenshot: setup ## Take docs/ui.png of the demo's host, in Debian's chromium
 
 .PHONY: bench
 bench: setup ## Measure a claim: make bench NAME=provision
+	@$(if $(wildcard bench/$(NAME).py),,$(error Wanted NAME; found '$(NAME)'; take one of $(patsubst bench/%.py,%,$(wildcard bench/*.py))))
 	@$(HOSTS) python bench/$(NAME).py $(ARGS)
 
 .PHONY: lock lock-control

@@ -26,13 +26,20 @@ left = pytest.StashKey[list]()
 @functools.cache
 def hosts_of(group: str) -> list[str]:
     """Return the names of the hosts of a group, or of one host by its name."""
+    if not NAME:
+        raise pytest.UsageError("Wanted a scenario; found none; run `make verify SCENARIO=roll`.")
     inventory = os.path.dirname(os.environ["MOLECULE_INVENTORY_FILE"])
     return AnsibleRunner(inventory).get_hosts(group)
 
 
+def group_of(module) -> str:
+    """Return the group, or host, on which the tests of a module run."""
+    return getattr(module, "group", "mlflow")
+
+
 def hosts_for(module) -> list[str]:
     """Return the names of the hosts on which the tests of a module run."""
-    return hosts_of(getattr(module, "group", "mlflow"))
+    return hosts_of(group_of(module))
 
 
 def pytest_configure(config):
@@ -57,19 +64,24 @@ def pytest_collection_modifyitems(config, items):
     of_roles = [item for item in items if item.path.is_relative_to(OF_ROLES)]
     asking = [item for item in items if item in of_roles or "host" in item.fixturenames]
     homeless = [item for item in asking if not hosts_for(item.module)]
-    if lost := [item.nodeid for item in homeless if item not in of_roles]:
+    if lost := [item for item in homeless if item not in of_roles]:
+        groups = ", ".join(sorted({group_of(item.module) for item in lost}))
         raise pytest.UsageError(
-            f"Wanted a host for each test of the scenario {NAME}; found none for "
-            f"{', '.join(lost)}; correct the module's group, or the names in the inventory."
+            f"Wanted a host for each test of the scenario {NAME}; found none in {groups} for "
+            f"{', '.join(item.nodeid for item in lost)}; correct the group that the module names, "
+            "or the inventory."
         )
+    # By who looks into one: it runs, drawn or not.
+    chosen = config.option.keyword or config.option.markexpr
     found, wanted = len(items) - len(homeless), json.loads(WANTED.read_text()).get(NAME)
-    if found != wanted and not (config.option.keyword or config.option.markexpr):
+    if found != wanted and not chosen:
         raise pytest.UsageError(
             f"Wanted {wanted} cases of {NAME}, as tests/cases.json says; found {found}; correct "
             "that file if it is meant."
         )
     long = [i for i in items if i.get_closest_marker("long") and i not in homeless]
-    takes = long if os.environ.get("TEST_ALL") or not long else [draw().choice(long)]
+    all_of_them = chosen or os.environ.get("TEST_ALL") or not long
+    takes = long if all_of_them else [draw().choice(long)]
     config.stash[left] = [item for item in long if item not in takes]
     if out := homeless + config.stash[left]:
         config.hook.pytest_deselected(items=out)

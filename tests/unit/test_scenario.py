@@ -32,30 +32,30 @@ def item(
 
 
 @pytest.fixture(autouse=True)
-def hosts(monkeypatch):
+def hosts(monkeypatch, tmp_path):
     """A scenario with one host, in the group mlflow."""
+    monkeypatch.setattr(scenario, "NAME", "roll")
+    monkeypatch.setattr(scenario, "WANTED", tmp_path / "cases.json")
     monkeypatch.setattr(scenario, "hosts_of", lambda group: {"mlflow": ["a"]}.get(group, []))
     monkeypatch.delenv("TEST_ALL", raising=False)
 
 
-@pytest.fixture
-def wanted(monkeypatch, tmp_path):
-    """Return a function that says how many cases the scenario has."""
-    monkeypatch.setattr(scenario, "NAME", "roll")
-    monkeypatch.setattr(scenario, "WANTED", tmp_path / "cases.json")
-    return lambda number: scenario.WANTED.write_text(json.dumps({"roll": number}))
+def run(*items, keyword="", wanted=0):
+    """Return the names of the tests that run, and of those left to test-all.
 
-
-def run(*items, keyword="some"):
-    """Return the names of the tests that run, and of those left to test-all."""
+    Args:
+        keyword: What is chosen by -k.
+        wanted: How many cases the scenario is to have; 0 is as many as there are.
+    """
     config, items = Config(keyword), list(items)
+    scenario.WANTED.write_text(json.dumps({"roll": wanted or len(items)}))
     scenario.pytest_collection_modifyitems(config, items)
     return [each.name for each in items], [each.name for each in config.stash[scenario.left]]
 
 
 def test_a_mistyped_group_is_an_error():
     """Its tests would be left out, and the scenario green."""
-    with pytest.raises(pytest.UsageError, match="found none for .*test_roll.py::b; correct"):
+    with pytest.raises(pytest.UsageError, match="none in mlflwo for .*test_roll.py::b; correct"):
         run(item("a"), item("b", group="mlflwo"))
 
 
@@ -63,19 +63,24 @@ def test_a_role_without_a_host_is_left_out():
     """A scenario without a database has no use for the tests of databases."""
     path = "tests/testinfra/postgresql/test_postgresql.py"
     for needs in ("host", "servers"):
-        assert run(item("a"), item("b", group="database", path=path, needs=needs)) == (["a"], [])
+        tests = item("a"), item("b", group="database", path=path, needs=needs)
+        assert run(*tests, wanted=1) == (["a"], [])
 
 
-def test_a_test_that_is_lost_is_an_error(wanted):
+def test_a_test_that_is_lost_is_an_error():
     """A folder that is no longer named would take its tests with it, and the scenario be green."""
     role = item("of a role", group="database", path="tests/testinfra/x/test_x.py")
     tests = [item("a"), item("long", long=True), item("longer", long=True), role]
-    wanted(3)
-    run(*tests, keyword="")
-    wanted(4)
+    run(*tests, wanted=3)
     with pytest.raises(pytest.UsageError, match="Wanted 4 cases of roll.*found 3"):
-        run(*tests, keyword="")
-    run(*tests, keyword="only one")
+        run(*tests, wanted=4)
+    run(*tests, keyword="only one", wanted=4)
+
+
+def test_a_long_test_that_is_chosen_runs_whatever_is_drawn():
+    """Who works on it would else wait for the right commit."""
+    tests = [item("a"), *(item(f"long {number}", long=True) for number in range(5))]
+    assert run(*tests, keyword="long") == ([each.name for each in tests], [])
 
 
 def test_one_long_test_is_drawn():
