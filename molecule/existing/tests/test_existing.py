@@ -55,6 +55,7 @@ TASKS = [
     ("Configure | Write what is wanted", 1),
     ("Service | Roll", 1),
     ("Users | Make", 1),
+    ("Configure | Load the rules", 1),
     ("Configure | Keep the rules", 1),
     ("Configure | Write the site", 1),
 ]
