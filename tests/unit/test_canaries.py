@@ -1,7 +1,9 @@
 """In which forms a secret is looked for."""
 
+import io
 import json
 import subprocess
+import time
 
 import canaries
 import pytest
@@ -40,6 +42,7 @@ def search(monkeypatch):
             hits = [(place, sent["input"]["control"]) for place in places]
             return subprocess.CompletedProcess(command, 0, json.dumps([*hits, ("/tmp/x", "p")]))
 
+        monkeypatch.setattr(canaries.subprocess, "check_output", lambda *_, **__: "1795819170\n")
         monkeypatch.setattr(canaries.subprocess, "run", run)
         return canaries.on_host("host", {"p": SECRET}), sent
 
@@ -51,10 +54,23 @@ def test_the_search_on_a_host_names_no_secret_in_argv(search):
     """It looks at argv itself, and so would find itself."""
     found, sent = search(*canaries.CONTROLS)
     assert found == [("/tmp/x", "p")] and SECRET in sent["input"]["forms"]["p"]
+    assert sent["input"]["created"] == 1795819170
     assert not [
         word for word in sent["command"] if SECRET in word or sent["input"]["control"] in word
     ]
     compile(canaries.CODE, "on the host", "exec")
+
+
+@pytest.mark.parametrize(("created", "found"), [(-60, True), (60, False)])
+def test_only_what_is_older_than_the_host_is_left_out(tmp_path, monkeypatch, created, found):
+    """It is of the image. A bound that is too late would leave out all, and find nothing."""
+    (tmp_path / "file").write_text(SECRET)
+    asked = {"forms": {"p": [SECRET]}, "users": [], "allowed": [], "created": time.time() + created}
+    monkeypatch.setattr("sys.stdin", io.StringIO(json.dumps(asked)))
+    names: dict = {}
+    exec(canaries.CODE.rpartition("\nwith planted")[0], names)
+    names["walk"](str(tmp_path), tmp_path.stat().st_dev, False)
+    assert names["hits"] == ({(str(tmp_path / "file"), "p")} if found else set())
 
 
 @pytest.mark.parametrize("blind", canaries.CONTROLS)
