@@ -8,6 +8,7 @@ import sys
 import time
 
 import pytest
+from api import wait_for
 from control import ROOT
 
 # The tool with another command in molecule's place, and another folder for what it notes.
@@ -76,14 +77,8 @@ def test_what_is_ended_leaves_nothing_running(tool, tmp_path):
     """It would go on with hosts that the next run makes anew."""
     file = tmp_path / "child"
     run = tool("run", molecule=f"sleep 600 & echo $! > {file}.new; mv {file}.new {file}; wait")
-    until = time.monotonic() + 60
-    while not file.exists():
-        assert time.monotonic() < until
-        time.sleep(0.05)
+    wait_for(file.exists, seconds=60)
     child = int(file.read_text())
     run.send_signal(signal.SIGTERM)
     assert run.wait() == 128 + signal.SIGTERM
-    until = time.monotonic() + 60
-    while os.path.exists(f"/proc/{child}"):
-        assert time.monotonic() < until, "it goes on"
-        time.sleep(0.05)
+    wait_for(lambda: not os.path.exists(f"/proc/{child}"), seconds=60)
