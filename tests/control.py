@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 # Molecule asks for colours, which stand in the middle of phrases that a test looks for; and -vvv
 # alone does not show the arguments of modules any more.
-PLAIN = {"ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_INJECT_INVOCATION": "1"}
+ANSIBLE = {"ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_INJECT_INVOCATION": "1"}
 
 
 def reached(address: str, *ports: int) -> list[int]:
@@ -57,7 +57,7 @@ class Control:
             stderr=subprocess.STDOUT,
             text=True,
             cwd=ROOT,
-            env=os.environ | PLAIN,
+            env=os.environ | ANSIBLE,
         )
 
     def playbook(self, *arguments: str, **variables) -> tuple[int, str]:
@@ -100,7 +100,7 @@ class Control:
         own["ANSIBLE_CALLBACK_RESULT_FORMAT"] = "json"
         command = ["ansible", f"--inventory={self.inventory}", self.name]
         command += [f"--module-name={name}", f"--args={json.dumps(options)}"]
-        env = os.environ | PLAIN | {key: str(value) for key, value in own.items()}
+        env = os.environ | ANSIBLE | {key: str(value) for key, value in own.items()}
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout.partition(" => ")[2])

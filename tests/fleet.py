@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from api import OTHER
-from control import PLAIN, ROOT, Control
+from control import ANSIBLE, ROOT, Control
 from load import acknowledged
 from s3 import S3, Request
 
@@ -115,7 +115,7 @@ class Run:
             stdout=self.output,
             stderr=subprocess.STDOUT,
             cwd=ROOT,
-            env=os.environ | PLAIN | environment,
+            env=os.environ | ANSIBLE | environment,
         )
 
     def wait(self) -> tuple[int, str]:
