@@ -11,7 +11,7 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-# What nobody without a login is told.
+# What is not answered without a login.
 SEARCH = "/api/2.0/mlflow/experiments/search?max_results=1"
 
 

@@ -65,7 +65,7 @@ def test_a_group_of_that_name_with_others_in_it_is_somebody_else(
     assert found == ([f"a group no-such-user with {others} in it"] if others else [])
 
 
-def test_whom_an_operator_lets_into_the_group_later_he_means(monkeypatch):
+def test_a_member_that_an_operator_adds_later_is_no_stranger(monkeypatch):
     """Every run would be refused from then on."""
     group = types.SimpleNamespace(gr_gid=999, gr_mem=["bob"])
     user = types.SimpleNamespace(pw_dir="/var/lib/no-such")

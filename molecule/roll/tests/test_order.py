@@ -33,7 +33,7 @@ KILL = {
     "after": f'/usr/bin/systemctl "$@"; {MARK}; kill -KILL $PPID',
 }
 GO_ON = "/run/go-on"
-# Who has the roll's lock or waits for it, and what a roll reads.
+# Which processes hold the roll's lock or wait for it, and what a roll reads.
 HOLDERS = "find /proc/[0-9]*/fd -lname /etc/mlflow/.roll.lock 2> /dev/null | wc -l"
 FILES = "find /etc/mlflow/wanted -type f -exec sha256sum {} +"
 HOLD = f'{MARK}; while [ ! -e {GO_ON} ]; do sleep 0.1; done; exec /usr/bin/systemctl "$@"'
@@ -205,7 +205,7 @@ def test_another_release_and_back_cost_no_request(control, host):
 
 
 def test_another_port_cuts_off_nothing_that_is_under_way(control, host, at):
-    """Clients have to be told of it; what they have begun at the old one ends well."""
+    """Clients are given the new one; what they have begun at the old one ends well."""
     name = create_experiment(host)
     # The server rolls first, and would wait for an upload that the old colour has.
     at("disable*", HOLD)
