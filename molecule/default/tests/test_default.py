@@ -9,7 +9,6 @@ from api import create_experiment, has_experiment, request, wait_until_served
 from control import ROOT
 
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
-HOWS = {"reboot": [["restart"]], "power cut": [["kill", "--signal=KILL"], ["start"]]}
 
 
 def test_a_real_client_does_a_days_work(control):
@@ -25,15 +24,13 @@ def hosts():
     return [testinfra.get_host(f"podman://{name}") for name in scenario.hosts_of("mlflow")]
 
 
-@pytest.mark.parametrize("how", ["reboot", "power cut"])
-def test_they_serve_again_with_their_data(hosts, how):
-    """After a reboot, and after SIGKILL of everything at once, nobody has to log in."""
+def test_they_serve_again_with_their_data(hosts):
+    """After a reboot nobody has to log in. `roll` cuts the power, under load."""
     made = [(host, create_experiment(host)) for host in hosts]
     for host, name in made:
         assert request(host, f"{ARTIFACTS}/{name}", "PUT", name)[0] == 200
     names = [host.backend.name for host in hosts]
-    for words in HOWS[how]:
-        subprocess.run(["podman", *words, *names], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(["podman", "restart", *names], check=True, stdout=subprocess.DEVNULL)
     for host, name in made:
         wait_until_served(host)
         assert has_experiment(host, name)
