@@ -1,17 +1,21 @@
-"""Ada's machine, which logs to the team's server: the tutorial's third scenario."""
+"""Ada's machine, which logs to the team's server: the tutorial's third scenario.
+
+The server asks for a login, and no public authority knows its certificate.
+"""
 
 import json
 import re
 
 import pytest
-import testinfra
-from api import call, request
 from control import ROOT, Control
+from visitor import Visitor
 
 group = "team"
 
 PYTHON = "/home/ada/mlflow/bin/python"
-URI = "http://client-server:5000"
+URI, OTHER = "https://client-server:443", "https://client-server"
+# A name that leads there and that the server refuses.
+FOREIGN = "https://client-server.dns.podman"
 TRAIN = """
 import pathlib, tempfile
 import mlflow
@@ -40,9 +44,19 @@ nbclient.NotebookClient(notebook, kernel_name="python3", timeout=120).execute()
 """
 
 
+LOG = """
+import mlflow
+mlflow.set_experiment("bare")
+with mlflow.start_run():
+    mlflow.log_text("said", "said.txt")
+print(mlflow.get_tracking_uri())
+"""
+
+
 @pytest.fixture(scope="module")
 def server():
-    return testinfra.get_host("podman://client-server")
+    """The server as its administrator sees it, who sees all runs."""
+    return Visitor("client-server", ("admin", "canary-admin-password"))
 
 
 def as_ada(host, command):
@@ -56,13 +70,20 @@ def bare(host, *environment, code="import mlflow; print(mlflow.get_tracking_uri(
     return host.check_output(f"runuser -u ada -- {clean} {PYTHON} -c %s", code)
 
 
+def assert_logs(host, server):
+    """What knows of nothing but the virtualenv logs a run with an artifact to the server."""
+    before = len(runs(server, "bare"))
+    assert bare(host, code=LOG).endswith(URI)
+    assert len(runs(server, "bare")) == before + 1
+
+
 def runs(server, experiment):
     """Return the runs of the experiments whose name begins so, as the server's API shows them."""
-    found = call(
-        server, "experiments/search", max_results=10, filter=f"name LIKE '{experiment}%'"
+    found = server.call(
+        "experiments/search", max_results=10, filter=f"name LIKE '{experiment}%'"
     ).get("experiments", [])
     ids = [each["experiment_id"] for each in found]
-    return call(server, "runs/search", experiment_ids=ids)["runs"] if ids else []
+    return server.call("runs/search", experiment_ids=ids)["runs"] if ids else []
 
 
 def test_what_a_user_logs_is_on_the_server(host, server):
@@ -73,9 +94,9 @@ def test_what_a_user_logs_is_on_the_server(host, server):
     params = {each["key"]: each["value"] for each in run["data"]["params"]}
     assert params == {"learning_rate": "0.1", "layers": "3"}
     path = f"/api/2.0/mlflow/artifacts/list?run_id={run['info']['run_id']}&path=files"
-    (file,) = json.loads(request(server, path)[1])["files"]
+    (file,) = json.loads(server.ask("GET", path)[1])["files"]
     assert (file["path"], int(file["file_size"])) == ("files/weights.bin", 5_000_000)
-    models = json.loads(request(server, "/api/2.0/mlflow/registered-models/search")[1])
+    models = json.loads(server.ask("GET", "/api/2.0/mlflow/registered-models/search")[1])
     (model,) = models["registered_models"]
     assert model["aliases"] == [{"alias": "champion", "version": "1"}]
     left = host.check_output("ls -A /home/ada").split()
@@ -89,15 +110,16 @@ def test_a_notebook_logs_to_the_server(host, server):
     assert [run["info"]["status"] for run in runs(server, "notebook")] == ["FINISHED"]
 
 
-def test_programs_without_a_shell_log_to_the_server(host):
+def test_programs_without_a_shell_log_to_the_server(host, server):
     """As cron and IDEs start them. What a person says by hand prevails."""
-    assert bare(host) == URI
+    assert_logs(host, server)
     assert bare(host, "MLFLOW_TRACKING_URI=http://own") == "http://own"
 
 
 def test_only_this_users_login_shell_has_the_address(host):
-    """Other virtualenvs of ada's find it there; others on the machine have their own."""
+    """Ada's other virtualenvs find it and the certificate there; other users have their own."""
     assert as_ada(host, "echo $MLFLOW_TRACKING_URI") == URI
+    as_ada(host, "grep -q 'BEGIN CERTIFICATE' $MLFLOW_TRACKING_SERVER_CERT_PATH")
     assert host.check_output("su - root -c 'echo $MLFLOW_TRACKING_URI'") == ""
 
 
@@ -130,7 +152,7 @@ def test_a_cut_off_installation_is_finished_and_another_address_replaces_the_for
     state = '{"python": "3.11", "requirements": "", "packages": []}'
     host.check_output("printf %s > /home/ada/mlflow/.mlflow_client/state.json", state)
     try:
-        for uri in ("http://client-server.dns.podman:5000", ""):
+        for uri in (OTHER, ""):
             control.converge(mlflow_client_tracking_uri=uri)
             wanted = uri or "sqlite:////home/ada/mlruns/mlflow.db"
             assert bare(host) == as_ada(host, "echo $MLFLOW_TRACKING_URI") == wanted
@@ -142,23 +164,33 @@ def test_a_cut_off_installation_is_finished_and_another_address_replaces_the_for
     assert "sqlite" not in bare(host, code="import os; print(os.environ)")
 
 
-@pytest.fixture
-def address(control):
-    """The server's address, a name that it does not answer to."""
-    return control.podman(
-        "inspect",
-        "--format={{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}",
-        "client-server",
-    )
-
-
-def test_a_server_that_does_not_answer_is_refused(control, host, address):
+def test_a_server_that_does_not_answer_is_refused(control, host):
     """Now, with the reason, and not in the night of a training; the former address stays."""
-    uri = f"http://{address}:5000"
-    said = control.refuse(mlflow_client_tracking_uri=uri)
+    said = control.refuse(mlflow_client_tracking_uri=FOREIGN)
     assert f"Wanted the tracking server to answer ada on {control.name}" in said
-    phrases = [uri, "403, Invalid Host header", "mlflow_server_public_names"]
+    phrases = [FOREIGN, "403, Invalid Host header", "mlflow_server_public_names"]
     assert [phrase for phrase in phrases if phrase not in said] == [], said
+    assert bare(host) == URI
+
+
+def test_a_certificate_that_is_not_the_servers_is_refused(control, host, server, certificate):
+    """And what was set before stays, with the file that it needs."""
+    with open(certificate("client-bob")) as other:
+        said = control.refuse(mlflow_client_ca=other.read())
+    assert "a certificate that MLflow's client does not trust" in said, said
+    assert_logs(host, server)
+
+
+def test_who_has_no_login_yet_is_told_where_it_goes(control, host):
+    """The address is right, and nobody but the person has the password."""
+    first = "First, as it asks for a login, let the user put theirs into ~/.mlflow/"
+    as_ada(host, "mv ~/.mlflow ~/.gone")
+    try:
+        assert first in control.converge(mlflow_client_tracking_uri=OTHER)
+        assert bare(host) == OTHER
+    finally:
+        as_ada(host, "mv ~/.gone ~/.mlflow")
+    assert first not in control.converge()
     assert bare(host) == URI
 
 
