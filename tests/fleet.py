@@ -88,14 +88,14 @@ ROLL = "Rotate | Roll"
 STARTED = '"(start|wait until|enable|switch to|drain|stop) (blue|green)'
 
 
-def in_a_roll(host: str, task: str = ROLL) -> At:
-    """Return the point at which a roll, by the name of its task, has started a host's other colour.
+def in_a_roll(host: str) -> At:
+    """Return the point at which a roll has started a host's other colour.
 
     What runs there goes on without the control process.
     """
     wait = f"until grep -qsE '{STARTED}' /etc/mlflow/.roll.lock; do sleep 0.05; done"
     wait = shlex.join(["timeout", "300", "podman", "exec", host, "sh", "-c", wait])
-    return At("start", task, command=f"({wait} && {KILL}) &")
+    return At("start", ROLL, command=f"({wait} && {KILL}) &")
 
 
 class Run:
