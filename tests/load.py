@@ -30,6 +30,18 @@ BATCH = 100
 # In a mixed load, every how many-th turn of a thread is an artifact.
 ARTIFACT = 20
 
+# What loads have written, the turns of each run: of metrics, for a tracking database of PostgreSQL;
+# of artifacts that are whole, for Python on the host with the folder that is given.
+METRICS = "SELECT run_uuid, json_agg(value::int) FROM metrics WHERE key = 'm' GROUP BY run_uuid"
+STORED = """
+import collections, json, pathlib, sys
+found = collections.defaultdict(list)
+for path in pathlib.Path(sys.argv[1]).glob("*/*"):
+    if path.read_text() == path.name * 1000:
+        found[path.parent.name].append(int(path.name))
+print(json.dumps(found))
+"""
+
 
 def artifact(run: str, turn: int) -> tuple[str, bytes]:
     """Return path and content of an artifact of a mixed load."""
@@ -51,6 +63,17 @@ def acknowledged(counts: dict) -> tuple[dict[str, list[int]], dict[str, list[int
         artifacts[run] = [turn for turn in turns if every and not turn % every]
         metrics[run] = [turn for turn in turns if turn not in artifacts[run]]
     return metrics, artifacts
+
+
+def lost(written: dict[str, list[int]], found: dict[str, list[int]]) -> dict[str, set[int]]:
+    """Return the turns of each run that were acknowledged and are not there.
+
+    Raises:
+        AssertionError: None was acknowledged.
+    """
+    assert any(written.values()), "nothing was written"
+    missing = {run: set(turns) - set(found.get(run, [])) for run, turns in written.items()}
+    return {run: turns for run, turns in missing.items() if turns}
 
 
 class Load:

@@ -1,4 +1,4 @@
-"""No secret is seen anywhere. The last tests, on purpose: all the others have left their traces."""
+"""No secret is seen anywhere, after all tests but those of new credentials have left traces."""
 
 import re
 

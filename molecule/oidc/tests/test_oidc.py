@@ -15,7 +15,7 @@ import testinfra
 from api import colour
 from canaries import on_host
 from control import ROOT
-from fleet import At, Fleet
+from fleet import GENTLE, At, Fleet, assert_none_failed
 from visitor import SEARCH, Visitor, anonymous, watched
 
 URL = "https://oidc-debian13"
@@ -265,6 +265,19 @@ def releases(control):
     if kept.is_dir():
         copied = ["cp", "--archive", f"{kept}/.", f"/proc/{pid}/root/opt/mlflow"]
         subprocess.run(copied, check=True)
+
+
+def test_another_key_for_sessions_ends_sessions_and_no_token(control, visitor, ada, certificate):
+    """While clients write. Who is logged in with a browser logs in again, as the playbook says."""
+    who, cookie = ("GET", "/api/2.0/mlflow/users/current"), {"Cookie": f"mlflow={ada['session']}"}
+    assert visitor.status(*who, **cookie) == 200
+    options = ("--write=metric", f"--login={ada['name']}:{ada['token']}")
+    ca = f"--ca={certificate('oidc-debian13')}"
+    with control.load(*GENTLE, *options, ca, url=URL) as counts:
+        control.converge(playbook="playbooks/rotate_server_secrets.yml")
+    assert_none_failed(counts)
+    assert visitor.status(*who, **cookie) == 401
+    assert visitor.as_(ada["name"], ada["token"]).status(*who) == 200
 
 
 def test_a_switch_to_another_kind_of_login_opens_nothing(control, host, visitor, ada, releases):

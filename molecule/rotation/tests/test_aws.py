@@ -8,7 +8,7 @@ from api import OTHER
 from fleet import GENTLE, ROLL, At, assert_none_failed, in_a_roll
 
 ROTATE = "playbooks/rotate_aws_credentials.yml"
-FIRST, SECOND, CLIENT = "rotation-debian13", "rotation-standin", "rotation-client"
+FIRST, SECOND, CLIENT = "rotation-debian13", "rotation-debian12", "rotation-client"
 STORES = "rotation-stores"
 # Where a secret is lost, where one server has the new key and another has not, where the old key is
 # closed and a slot still holds it.
