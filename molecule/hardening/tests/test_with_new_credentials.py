@@ -1,13 +1,13 @@
 """The database's password and the key of S3 rotate under MLflow itself, while clients write.
 
-What may go wrong on the way is tested in `rotation`, where a stand-in serves. These tests run last:
-from then on the inventory has the former secrets.
+What may go wrong on the way is tested in `rotation`, where a stand-in serves.
 """
 
 import json
-import re
+import os
 import uuid
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import testinfra
@@ -18,12 +18,13 @@ from fleet import GENTLE, assert_none_failed
 from load import METRICS, STORED, acknowledged, lost
 from s3 import S3
 from test_users import ADA, ADMIN, FORMER_ADMIN, experiment_of
+from vault import Vault
 
 group = "hardening-users"
 
-# Those that S3 knows, one of which is in use.
+# Those that S3 knows, as the inventory has them.
 KEYS = {"AKIACANARYHARDENING": "canary/s3+secret=", "AKIANEW0002": "canary/s3+new="}
-LOGINS = ["mlflow_a", "mlflow_b"]
+OTHER = {"mlflow_a": "mlflow_b", "mlflow_b": "mlflow_a"}
 # How each new password of a login begins.
 NEW_PASSWORD = "canary-new-login-"
 
@@ -34,21 +35,24 @@ def loads():
     return []
 
 
+@pytest.fixture(scope="module")
+def vault():
+    """The operator's secrets, as the inventory reads them, once they differ from the first."""
+    return Vault(Path(os.environ["MOLECULE_EPHEMERAL_DIRECTORY"]) / "vault.json")
+
+
 @pytest.fixture
-def rotate(control, visitor, self_signed, loads, tmp_path):
+def rotate(control, visitor, self_signed, loads):
     """Return a function that runs a playbook on all hosts, as a rotation must, while clients write.
 
-    As the administrator, who may put artifacts anywhere. The variables are the host's.
+    As the administrator, who may put artifacts anywhere.
     """
     login = next(each for each in (ADMIN, FORMER_ADMIN) if visitor.as_(*each).whoami())
-    new = tmp_path / "new.yml"
-    operator = Control(control.inventory, "all", f"--inventory={new}")
 
-    def function(playbook, **variables):
-        new.write_text(json.dumps({"all": {"hosts": {control.name: variables}}}))
+    def function(playbook):
         options = (*GENTLE, f"--login={':'.join(login)}", f"--ca={self_signed}")
         with control.load(*options, url=f"https://{visitor.name}") as counts:
-            said = operator.converge(playbook=playbook)
+            said = Control(control.inventory, "all").converge(playbook=playbook)
         assert_none_failed(counts)
         loads.append(counts)
         return said
@@ -73,17 +77,13 @@ def settings(host, file):
     return host.check_output(f"cat /etc/mlflow/{colour(host)}/{file}")
 
 
-def test_the_databases_password_rotates_while_clients_write(host, rotate, sql):
+def test_the_databases_password_rotates_while_clients_write(host, rotate, sql, vault):
     """The former login is closed, and nothing of MLflow still holds a session of it."""
     sessions = "SELECT DISTINCT usename FROM pg_stat_activity WHERE usename ~ '^mlflow_[ab]$'"
     (leaves,) = sql(sessions)
-    (comes,) = set(LOGINS) - {leaves}
-    passwords = {
-        leaves: re.search('PGPASSWORD="(.*)"', settings(host, "database.env"))[1],
-        comes: NEW_PASSWORD + uuid.uuid4().hex,
-    }
-    logins = [{"name": name, "password": passwords[name]} for name in LOGINS]
-    rotate("playbooks/rotate_database_password.yml", mlflow_server_database_logins=logins)
+    comes = OTHER[leaves]
+    vault.put(**{comes: NEW_PASSWORD + uuid.uuid4().hex})
+    rotate("playbooks/rotate_database_password.yml")
     assert f'PGUSER="{comes}"' in settings(host, "database.env")
     assert sql(sessions) == [comes]
     assert sql(f"SELECT rolcanlogin FROM pg_roles WHERE rolname = '{leaves}'") == ["f"]
@@ -103,16 +103,13 @@ def refused(s3, key):
         s3.check_output(f"printf '%%s\\n' %s > {unit} && {start}", text)
 
 
-def test_the_key_of_s3_rotates_while_clients_write(host, visitor, rotate, s3):
+def test_the_key_of_s3_rotates_while_clients_write(host, visitor, rotate, s3, vault):
     """Once the former key is refused, artifacts old and new are still read and written."""
     (*_, old) = experiment_of(visitor, ADA)
     file = settings(host, "aws_shared_credentials_file")
     former, new = sorted(KEYS, key=lambda name: name not in file)
-    said = rotate(
-        "playbooks/rotate_aws_credentials.yml",
-        aws_credentials_access_key_id=new,
-        aws_credentials_secret_access_key=KEYS[new],
-    )
+    vault.put(key=new)
+    said = rotate("playbooks/rotate_aws_credentials.yml")
     assert f"Revoke …{former[-4:]} at your store" in said, said
     file = settings(host, "aws_shared_credentials_file")
     assert new in file and former not in file

@@ -1,6 +1,5 @@
 """Fixtures of the tests of rotations: all hosts at once, the operator's vault, IAM."""
 
-import json
 import os
 from pathlib import Path
 from subprocess import CalledProcessError
@@ -9,24 +8,7 @@ import pytest
 from fleet import Fleet
 from iam import iam
 from testinfra.utils.ansible_runner import AnsibleRunner
-
-
-class Vault:
-    """The operator's secrets, as the inventory reads them.
-
-    Args:
-        path: Path of the file.
-    """
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __getitem__(self, name: str) -> str:
-        return json.loads(self.path.read_text())[name]
-
-    def put(self, **secrets: str) -> None:
-        """Replace some of them."""
-        self.path.write_text(json.dumps(json.loads(self.path.read_text()) | secrets))
+from vault import Vault
 
 
 @pytest.fixture(scope="session")
