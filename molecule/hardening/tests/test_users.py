@@ -241,10 +241,11 @@ def test_a_user_cannot_have_the_server_read_or_write_for_him(visitor):
                 assert status in (400, 403), (source, body)
     for location in ("/var/lib/mlflow", f"s3://hardening/artifacts/{place}"):
         fields = {"name": uuid.uuid4().hex, "artifact_location": location}
-        mine = bob.call("experiments/create", **fields)["experiment_id"]
-        own = bob.call("runs/create", experiment_id=mine)["run"]["info"]["run_id"]
+        assert bob.status("POST", "/api/2.0/mlflow/experiments/create", fields) == 403
+        owned = visitor.as_(*ADMIN).call("experiments/create", **fields)["experiment_id"]
+        own = visitor.as_(*ADMIN).call("runs/create", experiment_id=owned)["run"]["info"]["run_id"]
         upload = f"/ajax-api/2.0/mlflow/upload-artifact?run_uuid={own}&path=x.txt"
-        assert bob.status("POST", upload, b"x") == 404
+        assert visitor.as_(*ADMIN).status("POST", upload, b"x") == 404
 
 
 def test_a_prompt_can_be_registered_all_the_same(visitor):

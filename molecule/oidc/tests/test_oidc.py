@@ -32,6 +32,9 @@ CLOSED = (
     "/ajax-api/2.0/mlflow/upload-artifact",
     "/ajax-api/2.0/mlflow/runs/create-promptlab-run",
     "/ajax-api/3.0/mlflow/demo",
+    "/ajax-api/3.0/mlflow/gateway",
+    "/api/3.0/mlflow/gateway",
+    "/gateway/",
     "/slo/",
     "/saml/metadata/",
 )

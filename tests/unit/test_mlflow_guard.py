@@ -1,0 +1,507 @@
+"""The guard on MLflow's own Flask app: routes and fields are those of the version that is tested.
+
+That a request of the kind is refused is shown for each route that MLflow has; the hosts show the
+same behind nginx, with logins, and that real clients pass.
+"""
+
+import asyncio
+import gzip
+import json
+import re
+import zlib
+
+import mlflow_guard as guard
+import pytest
+from flask import Response
+from mlflow.server import app
+from mlflow.server.fastapi_app import create_fastapi_app
+from mlflow.server.handlers import get_endpoints
+from mlflow.tracing.constant import TraceTagKey
+from mlflow.utils import mlflow_tags
+
+PASSED = 299
+# Those that make a thing by a name, of which whoever makes it is the owner, and that give it
+# another name; and those whose `name` is that of a thing that there is, or says nothing of rights.
+NAMING = {
+    "experiments/create",
+    "experiments/update",
+    "registered-models/create",
+    "registered-models/rename",
+    "logged-models",
+    "scorers/register",
+    "label-schemas/create",
+    "datasets/create",
+    "review-queues/create",
+    "webhooks",
+    "workspaces",
+    "model-versions/create",
+    "gateway/secrets/create",
+    "gateway/model-definitions/create",
+    "gateway/endpoints/create",
+    "gateway/guardrails/create",
+}
+NOT_NAMING = {
+    "gateway/endpoints/update",
+    "gateway/model-definitions/update",
+    "issues",
+    "issues/<issue_id>",
+    "label-schemas/update",
+    "model-versions/delete",
+    "model-versions/delete-tag",
+    "model-versions/set-tag",
+    "model-versions/transition-stage",
+    "model-versions/update",
+    "registered-models/alias",
+    "registered-models/delete",
+    "registered-models/delete-tag",
+    "registered-models/get-latest-versions",
+    "registered-models/set-tag",
+    "registered-models/update",
+    "review-queues/update",
+    "scorers/delete",
+    "webhooks/<webhook_id>",
+}
+
+
+def messages():
+    """Return the protobuf message of each route of MLflow's, by path and method."""
+    return {
+        (path, method): message.DESCRIPTOR
+        for path, message, methods in get_endpoints(lambda message: message)
+        for method in methods
+        if hasattr(message, "DESCRIPTOR")
+    }
+
+
+ROUTES = {
+    (rule.rule, method): messages().get((rule.rule, method))
+    for rule in app.url_map.iter_rules()
+    for method in rule.methods - {"HEAD", "OPTIONS"}
+    if rule.rule.startswith(guard.JSON_PREFIXES) and not guard.ARTIFACTS.match(rule.rule)
+}
+WRITES = {(path, method): found for (path, method), found in ROUTES.items() if method != "GET"}
+
+
+@pytest.fixture(scope="module")
+def client():
+    """A client of MLflow's app, whose requests end where the handler would begin."""
+    before, after = dict(app.before_request_funcs), dict(app.after_request_funcs)
+    app.before_request_funcs, app.after_request_funcs = {}, {}
+    guard.guard_flask(app, messages(), lambda: "ada", lambda: False)
+    app.before_request(lambda: Response("passed", PASSED))
+    yield app.test_client()
+    app.before_request_funcs, app.after_request_funcs = before, after
+
+
+def place(path):
+    """Return a path with a value for each of its parameters."""
+    return re.sub(r"<(?:\w+:)?(\w+)>", r"of-the-path-\1", path)
+
+
+def ask(client, path, method, body=None, kind="application/json", **more):
+    data = body if isinstance(body, (bytes, str, type(None))) else json.dumps(body)
+    return client.open(place(path), method=method, data=data, content_type=kind, **more)
+
+
+def refusals(client, cases):
+    """Return how many requests are refused, after it has been asserted that all are."""
+    passed = [
+        (path, method, body)
+        for path, method, body, more in cases
+        if ask(client, path, method, body, **more).status_code != 400
+    ]
+    assert not passed
+    return len(cases)
+
+
+def value(field, given="x"):
+    """Return a value that protobuf takes for a field."""
+    if field.message_type:
+        found = {}
+    elif field.enum_type:
+        found = field.enum_type.values[0].name
+    else:
+        found = {8: True, 9: given, 12: ""}.get(field.type, 1)
+    return [found] if field.is_repeated and not field.message_type else found
+
+
+def test_an_honest_request_passes_at_every_route(client):
+    """With every field of its message, as the Python client spells them, and with none."""
+    for (path, method), message in WRITES.items():
+        whole = {
+            field.name: value(field, f"of-the-path-{field.name}")
+            for field in (message.fields if message else ())
+            if field.name != "run_uuid" and "gateway/secrets" not in path
+        }
+        if NEEDS_MORE.search(path):
+            continue
+        for body in (whole, {}):
+            answer = ask(client, path, method, body)
+            assert answer.status_code == PASSED, (path, method, body, answer.text)
+        assert ask(client, path, method).status_code == PASSED
+    assert len(WRITES) >= 262
+
+
+# A trace has to say where it belongs, and a location is refused; see below.
+NEEDS_MORE = re.compile(r"api/3.0/mlflow/traces$|experiments/create$")
+
+
+def test_a_field_in_its_other_spelling_is_refused_at_every_route(client):
+    """MLflow's check knows run_id alone, where protobuf takes runId as well."""
+    cases = []
+    for (path, method), message in WRITES.items():
+        for field in message.fields if message else ():
+            if field.json_name == field.name:
+                continue
+            both = {field.name: value(field), field.json_name: value(field, "y")}
+            cases.append((path, method, both, {}))
+            if guard.IDENTITY.match(field.name):
+                cases.append((path, method, {field.json_name: value(field)}, {}))
+    assert refusals(client, cases) >= 800
+
+
+def test_two_runs_in_one_request_are_refused_and_the_same_one_twice_is_not(client):
+    """Clients of 2.9 say the same run by both names; the check reads one, the handler the other."""
+    for path, method in WRITES:
+        if not path.endswith(("runs/set-tag", "runs/log-metric", "runs/delete", "runs/update")):
+            continue
+        same = {"run_id": "a", "run_uuid": "a"}
+        assert ask(client, path, method, same).status_code == PASSED
+        assert ask(client, path, method, same | {"run_uuid": "b"}).status_code == 400
+    for query in ("run_id=a&run_uuid=b", "run_id=a&run_id=b"):
+        assert client.get(f"/api/2.0/mlflow/runs/get?{query}").status_code == 400
+    many = client.get("/ajax-api/2.0/mlflow/metrics/get-history-bulk?run_id=a&metric_key=m")
+    assert many.status_code == PASSED
+
+
+def test_a_body_that_two_readers_read_differently_is_refused_at_every_route(client):
+    """Of another type than JSON, which the check overlooks; JSON in JSON, which the handler
+    decodes twice; a key twice; something else than an object.
+    """
+    body = '{"some": "x"}'
+    cases = []
+    for path, method in WRITES:
+        cases += [(path, method, body, {"kind": kind}) for kind in ("text/plain", None, "x/a+json")]
+        cases += [(path, method, json.dumps(body), {}), (path, method, "[]", {})]
+        cases += [(path, method, '{"a": {"b": 1, "b": 2}}', {}), (path, method, "{", {})]
+    assert refusals(client, cases) >= 7 * 262
+
+
+def test_a_get_with_a_body_is_refused_at_every_route(client):
+    """MLflow's handler reads it where there is no query, and its check does not."""
+    cases = [(path, method, {"a": 1}, {}) for path, method in ROUTES if method == "GET"]
+    assert refusals(client, cases) >= 136
+
+
+def test_what_a_body_says_is_not_said_by_the_query_as_well_at_any_route(client):
+    cases = [
+        (path, method, {"a": 1}, {"query_string": {field.name: "x"}})
+        for (path, method), message in WRITES.items()
+        for field in (message.fields if message else ())
+    ]
+    cases += [(path, method, {"a": 1}, {"query_string": "name=x"}) for path, method in WRITES]
+    assert refusals(client, cases) >= 1088
+
+
+def test_what_a_path_says_is_not_said_otherwise_at_any_route(client):
+    cases = []
+    for path, method in ROUTES:
+        for name in re.findall(r"<(?:\w+:)?(\w+)>", path):
+            cases.append((path, method, None, {"query_string": {name: "other"}}))
+            if method != "GET":
+                cases.append((path, method, {name: "other"}, {}))
+    assert refusals(client, cases) >= 172
+    path = "/api/3.0/mlflow/traces/a/assessments"
+    assert client.post(path, json={"assessment": {"trace_id": "b"}}).status_code == 400
+    assert client.post(path, json={"assessment": {"trace_id": "a"}}).status_code == PASSED
+
+
+def test_every_route_with_a_name_is_known_to_make_one_or_not():
+    """A new one has to be thought about: whoever makes a name owns what is called so."""
+    found = {
+        path.split("/mlflow/", 1)[1]
+        for (path, _), message in WRITES.items()
+        if message and "/mlflow/" in path and {"name", "new_name"} & set(message.fields_by_name)
+    }
+    assert found == (NAMING | NOT_NAMING) & found
+    assert NAMING <= found | {"gateway/secrets/create"}
+
+
+@pytest.mark.parametrize("name", ["*", "＊", "a*b", " a", "a\n", "a\u200bb", "a\u202eb"])
+def test_a_name_that_is_a_pattern_or_looks_like_another_is_refused(client, name):
+    """The owner of the model * is the owner of all models."""
+    cases = []
+    for (path, method), message in WRITES.items():
+        short = path.split("/mlflow/", 1)[-1]
+        if message and "new_name" in message.fields_by_name:
+            cases.append((path, method, {"new_name": name}, {}))
+        elif message and short in NAMING and "name" in message.fields_by_name:
+            cases.append((path, method, {"name": name}, {}))
+    assert refusals(client, cases) >= 30
+
+
+def test_a_name_in_any_language_is_taken(client):
+    for name in ("Modèle n° 3 (R²)", "模型", "a/b", "👩\u200d💻", "x" * 200):
+        answer = client.post("/api/2.0/mlflow/registered-models/create", json={"name": name})
+        assert answer.status_code == PASSED, name
+
+
+def test_a_tag_by_which_the_server_finds_what_it_reads_is_refused(client):
+    """Those that MLflow's own modules know, wherever a request may say one."""
+    known = {**vars(TraceTagKey), **vars(mlflow_tags)}
+    tags = [tag for name, tag in known.items() if re.search("LOCATION|ARCHIV", name)]
+    assert len(set(tags)) >= 4
+    cases = []
+    for tag in tags:
+        for path, method in WRITES:
+            if re.search("tag|traces|runs|models|experiments", path) and not guard.READING.match(
+                path
+            ):
+                cases.append((path, method, {"key": tag, "value": "x"}, {}))
+                cases.append((path, method, {"trace": {"a": {"tags": {tag: "x"}}}}, {}))
+                cases.append((path, method, {"tags": [{"key": tag, "value": "x"}]}, {}))
+    assert refusals(client, cases) >= 2415
+    own = {"key": "location", "value": "x"}
+    assert client.post("/api/2.0/mlflow/runs/set-tag", json=own).status_code == PASSED
+
+
+def test_a_location_for_an_experiment_is_the_administrators(client, monkeypatch):
+    """The server would read and write there by its own rights. Where clients go to the store
+    themselves, it is theirs that count.
+    """
+    monkeypatch.delenv("MLFLOW_SERVE_ARTIFACTS", raising=False)
+    path, location = (
+        "/api/2.0/mlflow/experiments/create",
+        {"name": "a", "artifact_location": "s3:x"},
+    )
+    assert client.post(path, json=location).status_code == 403
+    assert client.post(path, json={"name": "a"}).status_code == PASSED
+    monkeypatch.setenv("MLFLOW_SERVE_ARTIFACTS", "false")
+    assert client.post(path, json=location).status_code == PASSED
+
+
+def test_a_trace_is_asked_for_its_experiment(client, monkeypatch):
+    seen = []
+    monkeypatch.setattr(guard, "check_traces", seen.append)
+    path = "/ajax-api/3.0/mlflow/traces"
+    place = {"trace_location": {"mlflow_experiment": {"experiment_id": "7"}}}
+    body = {"trace": {"trace_info": {"trace_id": "tr-1"} | place}}
+    assert client.post(path, json=body).status_code == PASSED
+    assert seen == [{"tr-1": "7"}]
+    body["trace"]["trace_info"]["trace_id"] = "tr-1/../../x"
+    for wrong in (body, {}, {"trace": 1}, {"trace": {"trace_info": []}}):
+        assert client.post(path, json=wrong).status_code == 400
+
+
+def test_credentials_of_the_gateway_are_its_users_own(client):
+    """Else whoever may make an endpoint has the server's key, or the server ask anybody."""
+    path = "/api/3.0/mlflow/gateway/secrets/create"
+    account = {"type": "service_account", "token_uri": guard.GOOGLE_TOKENS}
+    good = {"provider": "vertex_ai", "secret_value": {"vertex_credentials": json.dumps(account)}}
+    assert client.post(path, json=good).status_code == PASSED
+    assert client.post(path, json={"secret_value": {"api_key": "x"}}).status_code == PASSED
+    other = json.dumps(account | {"token_uri": "http://169.254.169.254/"})
+    wrong = [{"vertex_credentials": text} for text in (other, "/etc/passwd", "{}", "")]
+    wrong += [{"api_key": "x"}]
+    for secret in wrong:
+        body = {"provider": "vertex_ai", "secret_value": secret}
+        assert client.post(path, json=body).status_code == 400, secret
+    chain = {"auth_config": {"auth_mode": "default_chain"}, "secret_value": {"a": "b"}}
+    assert client.post(path, json=chain).status_code == 400
+
+
+def test_what_fastapi_handles_itself_is_known():
+    """A new route of its own would pass unseen: neither Flask's hook nor ours is asked."""
+    paths = set(create_fastapi_app(app).openapi()["paths"])
+    others = {path for path in paths if not path.startswith(guard.NATIVE)}
+    assert len(paths) >= 30
+    assert {path for path in others if not guard.ARTIFACTS.match(path)} <= {
+        "/health",
+        "/api/3.0/mlflow/server-info",
+        "/ajax-api/3.0/mlflow/server-info",
+    }
+
+
+def test_the_audit_trail_names_who_and_what_but_no_secret(client):
+    answer = client.post("/api/2.0/mlflow/runs/delete", json={"run_id": "a&b=c"})
+    assert answer.headers["X-Audit-User"] == "ada"
+    assert answer.headers["X-Audit-Ids"] == "run_id=a%26b%3Dc"
+    tags = {"run_id": "r", "tags": [{"key": "k", "value": "private"}]}
+    answer = client.post("/api/2.0/mlflow/runs/log-batch", json=tags)
+    assert answer.headers["X-Audit-Ids"] == "run_id=r"
+    grant = {"username": "bob", "resource_type": "experiment", "permission": "READ"}
+    asked = guard.Asked("POST", "/x", "", "", b"")
+    asked.given = grant | {"password": "secret", "api_key": "secret"}
+    assert asked.ids == "username=bob&resource_type=experiment&permission=READ"
+    searched = client.post("/api/2.0/mlflow/runs/search", json={"experiment_ids": ["1"]})
+    assert "X-Audit-Ids" not in searched.headers
+    assert "X-Audit-Ids" not in client.get("/api/2.0/mlflow/runs/get?run_id=a").headers
+
+
+# What is around both
+
+
+def passed(front, *requests, pieces=()):
+    """Return the statuses of requests that are sent to a layer at once."""
+
+    async def one(scope, body):
+        told, sent = [], [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive():
+            return sent.pop(0) if sent else {"type": "http.disconnect"}
+
+        async def send(message):
+            told.append(message)
+
+        await front(scope, receive, send)
+        return told[0]["status"]
+
+    async def every():
+        return await asyncio.gather(*(one(*asked) for asked in requests))
+
+    return asyncio.run(every())
+
+
+def scope(path="/api/2.0/x", method="POST", client="192.0.2.1", **headers):
+    pairs = [(key.replace("_", "-").encode(), text.encode()) for key, text in headers.items()]
+    found = {"type": "http", "path": path, "method": method, "headers": pairs}
+    return found | {"client": (client, 1), "query_string": b""}
+
+
+def application(right=b"right", seen=None):
+    """Return an app that lets in one login."""
+
+    async def app(scope, receive, send):
+        login = dict(scope["headers"]).get(b"authorization")
+        if seen is not None:
+            seen.append(login or (await guard.read(receive)))
+        status = 200 if login == right else 401
+        if status == 200:
+            scope["state"]["username"] = "ada"
+        await send({"type": "http.response.start", "status": status, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    return app
+
+
+@pytest.fixture(autouse=True)
+def no_wait(monkeypatch):
+    monkeypatch.setattr(guard, "REFUSAL_SECONDS", 0)
+
+
+def test_an_address_that_guesses_is_slowed_down_and_a_good_login_is_not():
+    """Also the owner's from the same address, where they have been let in before. A login that was
+    wrong before is no guess: a forgotten job with a former password shuts nobody out.
+    """
+    seen, clock = [], [1000.0]
+    front = guard.Front(application(seen=seen), lambda *_: False)
+    front.guesses = guard.Guesses(lambda: clock[0])
+    right = scope(authorization="right")
+    assert passed(front, (right, b"")) == [200]
+    assert passed(front, *[(scope(authorization="former"), b"")] * 50) == [401] * 50
+    wrong = [(scope(authorization=f"wrong {n}"), b"") for n in range(50)]
+    found = passed(front, *wrong)
+    assert found.count(429) == 51 - guard.GUESSES
+    assert found.count(401) == guard.GUESSES - 1
+    assert passed(front, (right, b"")) == [200]
+    # A right one that was not seen before cannot be told from a guess, and waits.
+    front.guesses.tried.clear()
+    assert passed(front, (right, b"")) == [429]
+    assert passed(front, (scope(authorization="right", client="192.0.2.2"), b"")) == [200]
+    front.guesses.tried.clear()
+    clock[0] += guard.SECONDS_A_GUESS
+    assert passed(front, (right, b"")) == [200]
+    # Who says no password guesses none, nor does who comes by the socket.
+    assert passed(front, *[(scope(), b"")] * 20) == [401] * 20
+    local = [(scope(client="", authorization=str(n)), b"") for n in range(20)]
+    assert passed(front, *local) == [401] * 20
+
+
+def test_many_who_log_in_at_once_from_one_address_are_all_let_in():
+    """A fleet behind one address, at a server that has just started."""
+    front = guard.Front(application(), lambda *_: False)
+    assert passed(front, *[(scope(authorization="right"), b"")] * 100) == [200] * 100
+
+
+def test_what_is_remembered_of_guesses_is_bounded(monkeypatch):
+    monkeypatch.setattr(guard, "REMEMBERED", 10)
+    front = guard.Front(application(), lambda *_: False)
+    for number in range(100):
+        asked = scope(client=f"192.0.2.{number}", authorization=str(number))
+        assert passed(front, (asked, b"")) == [401]
+    guesses = front.guesses
+    assert len(guesses.left) == len(guesses.tried) == 10 and not guesses.under_way
+
+
+def test_json_that_would_take_much_memory_is_refused_before_it_is_parsed():
+    seen = []
+    front = guard.Front(application(seen=seen), lambda *_: False)
+    many = b"[" + b"{}," * guard.MAX_CONTAINERS + b"{}]"
+    values = b"[" + b"1," * guard.MAX_VALUES + b"1,1]"
+    batch = json.dumps([{"key": "k", "value": 1, "timestamp": 1, "step": 1}] * 1000).encode()
+    asked = [(scope(content_length="1"), body) for body in (many, values, batch)]
+    assert passed(front, *asked) == [413, 413, 401]
+    assert seen == [batch]
+    artifact = "/api/2.0/mlflow-artifacts/artifacts/1/x"
+    assert passed(front, (scope(artifact, "PUT", content_length="1"), many)) == [401]
+
+
+def test_a_foreign_page_is_refused_at_every_path():
+    front = guard.Front(application(), lambda origin, method: origin != "https://own.example")
+    paths = ("/graphql", "/v1/traces", "/gateway/x", "//api/2.0/x", "/")
+    foreign = [(scope(path, origin="https://evil.example"), b"") for path in paths]
+    assert passed(front, *foreign) == [403] * len(paths)
+    assert passed(front, (scope(origin="https://own.example"), b"")) == [401]
+
+
+def test_traces_are_unpacked_up_to_a_bound(monkeypatch):
+    monkeypatch.setattr(guard, "MAX_UNPACKED", 1000)
+    raw = zlib.compressobj(wbits=-15)
+    for encoding, packed in [
+        ("gzip", gzip.compress(b"x" * 1000)),
+        ("deflate", zlib.compress(b"x" * 1000)),
+        ("deflate", raw.compress(b"x" * 1000) + raw.flush()),
+    ]:
+        assert guard.unpack(packed, encoding) == b"x" * 1000
+    for encoding, packed, status in [
+        ("gzip", gzip.compress(b"x" * 1001), 413),
+        ("gzip", b"no", 400),
+        ("br", b"no", 400),
+        ("deflate", zlib.compress(b"x" * 100_000), 413),
+    ]:
+        with pytest.raises(guard.Refused) as refused:
+            guard.unpack(packed, encoding)
+        assert refused.value.status == status
+
+
+def spans(trace="0a" * 16, **attributes):
+    pairs = [{"key": key, "value": {"stringValue": text}} for key, text in attributes.items()]
+    span = {"traceId": trace, "spanId": "0b" * 8, "name": "x", "attributes": pairs}
+    return json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [span]}]}]}).encode()
+
+
+def test_spans_are_asked_for_the_experiment_of_their_trace(monkeypatch):
+    """Else whoever knows a trace's id may add to what its owner reads."""
+    seen = []
+    monkeypatch.setattr(guard, "check_traces", seen.append)
+    headers = {"content_type": "application/json", "x_mlflow_experiment_id": "7"}
+    native = guard.Native(application())
+    asked = [(scope("/v1/traces", **headers), spans())]
+    packed = scope("/v1/traces", content_encoding="gzip", **headers)
+    asked += [(packed, gzip.compress(spans("0c" * 16)))]
+    for one in asked:
+        one[0]["state"] = {}
+    assert passed(native, *asked) == [401, 401]
+    assert seen == [{"tr-" + "0a" * 16: "7"}, {"tr-" + "0c" * 16: "7"}]
+    tag = scope("/v1/traces", **headers) | {"state": {}}
+    forged = spans(**{"mlflow.traceTag.mlflow.artifactLocation": "file:///etc"})
+    assert passed(native, (tag, forged), (tag, b"{"), (tag, b"\xff")) == [400, 400, 400]
+
+
+def test_a_large_upload_is_not_read_by_the_guard():
+    """It passes as it comes, piece by piece."""
+    seen = []
+    native = guard.Native(application(seen=seen))
+    path = "/api/2.0/mlflow-artifacts/artifacts/1/x"
+    assert passed(native, (scope(path, "PUT"), b"{not json")) == [401]
+    assert seen == [b"{not json"]
