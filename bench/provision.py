@@ -173,10 +173,10 @@ def start_both_on_postgresql(tutorial: Host) -> Host:
     return ours
 
 
-def load(host: Host, kind: str, seconds: float) -> float:
+def load(host: Host, kind: str, seconds: float, *options: str) -> float:
     """Load a server with calls of one kind and return how many it answered a second."""
     said = output(sys.executable, str(ROOT / "tests/load.py"), host.url, f"--write={kind}",
-                  f"--seconds={seconds}", f"--threads={CLIENTS}")  # fmt: skip
+                  f"--seconds={seconds}", f"--threads={CLIENTS}", *options)  # fmt: skip
     counts = json.loads(said.splitlines()[-1])
     if counts["failed"]:
         sys.exit(f"Wanted every call answered by {host.name}; found {counts['errors']}.")
