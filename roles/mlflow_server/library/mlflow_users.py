@@ -11,6 +11,9 @@ description:
     Whether a password is the wanted one is found in the database.
   - An administrator who cannot log in gets the wanted password in the database, by the release and
     with the rights of the server, so that nobody has to know the former one.
+  - Experiments and registered models that are named with a permission, and are not there yet, are
+    made as the administrator's. One that is there, and on which a user without a permission listed
+    for it holds C(MANAGE), is refused before anything is changed.
   - Users, permissions and roles that are not listed are left alone.
 options:
   instance: {description: Name of the instance., type: str, default: mlflow}
@@ -55,7 +58,9 @@ TIMEOUT_SECONDS = 60
 LIST = "/api/2.0/mlflow/users/list"
 CURRENT = "/api/2.0/mlflow/users/current"
 PERMISSIONS = "/api/3.0/mlflow/users/permissions"
-EXPERIMENT = "/api/2.0/mlflow/experiments/get-by-name"
+# Of what is made here if it is not there: how to look it up by name, and how to make it.
+EXPERIMENT = ("/api/2.0/mlflow/experiments/get-by-name", "/api/2.0/mlflow/experiments/create")
+MODEL = ("/api/2.0/mlflow/registered-models/get", "/api/2.0/mlflow/registered-models/create")
 
 
 class Refused(Exception):
@@ -149,9 +154,10 @@ class Users:
         self.host, self.check = host, check
         self.login = (given["admin"], given["admin_password"])
         self.wanted = given["users"]
+        # How the server calls what is named, by type and name; None: it is not there.
+        self.numbers: dict[tuple[str, str], str | None] = {}
         self.wrong: list[str] = []
         self.plan: list[str] = []
-        self.missing: list[str] = []
         self.mighty: list[str] = []
 
     def run(self) -> None:
@@ -175,16 +181,22 @@ class Users:
             if self.check:
                 return  # nobody else can tell what the users are
             self.reset_admin()
+        # Before the users: whoever has made what is found here has his permission by then.
+        self.look_up()
+        # With their roles, and so with all that each may do.
         found = {user["username"]: user for user in self.call("GET", LIST)["users"]}
         known = {self.login[0], *(user["name"] for user in self.wanted)}
         self.mighty = [name for name in found if found[name]["is_admin"] and name not in known]
+        others = [user for user in found.values() if not self.is_mighty_or_gone(user)]
+        self.refuse_owners(others)
+        self.make_resources()
         for user in self.wanted:
             if user["state"] == "absent":
                 if user["name"] in found:
                     self.do(f"no user {user['name']}", "DELETE", "delete", username=user["name"])
                 continue
             self.make(user, found.get(user["name"]))
-            self.permit(user, user["name"] in found)
+            self.permit(user, found.get(user["name"]))
 
     # The administrator
 
@@ -211,19 +223,20 @@ class Users:
     def call(self, method: str, path: str, **fields) -> dict:
         status, answer = self.host.ask(method, path, self.login, **fields)
         if status != 200:
+            whom = fields.get("username") or fields.get("name", "the list of users")
             raise Refused(
-                f"Wanted the server to carry out {method} {path} for "
-                f"{fields.get('username', 'the list of users')}; found that it answered {status}: "
-                f"{answer.get('message', answer)}; fix that and run again."
+                f"Wanted the server to carry out {method} {path} for {whom}; found that it "
+                f"answered {status}: {answer.get('message', answer)}; fix that and run again."
             )
         return answer
 
-    def do(self, what: str, method: str, path: str, **fields) -> None:
-        """Note a change, and make it unless only that is wanted."""
+    def do(self, what: str, method: str, path: str, **fields) -> dict:
+        """Note a change, and make it unless only that is wanted. Return the answer, if any."""
         self.plan.append(what)
-        if not self.check:
-            path = path if path.startswith("/") else f"/api/2.0/mlflow/users/{path}"
-            self.call(method, path, **fields)
+        if self.check:
+            return {}
+        path = path if path.startswith("/") else f"/api/2.0/mlflow/users/{path}"
+        return self.call(method, path, **fields)
 
     def make(self, wanted: dict, found: dict | None) -> None:
         """Make a user, or give one that is there the password and rank that are wanted."""
@@ -237,48 +250,133 @@ class Users:
             what = f"{name} {'an' if wanted['admin'] else 'no'} administrator"
             self.do(what, "PATCH", "update-admin", username=name, is_admin=wanted["admin"])
 
-    def permit(self, wanted: dict, exists: bool) -> None:
+    def permit(self, wanted: dict, found: dict | None) -> None:
         """Give a user the permissions that are listed, and take those that are listed as NONE."""
         name = wanted["name"]
-        has = {}
-        if exists and wanted["permissions"]:
-            # Those of roles are the administrator's.
-            rows = self.call("GET", f"{PERMISSIONS}/list", username=name)["permissions"]
-            own = [row for row in rows if row["role_name"].startswith("__user_")]
-            names = ("resource_type", "resource_pattern")
-            has = {tuple(row[each] for each in names): row["permission"] for row in own}
-        for kind, permissions in wanted["permissions"].items():
-            for resource, permission in permissions.items():
-                number = self.identify(kind, resource)
-                if number is None:
-                    if permission != "NONE":
-                        self.missing.append(f"{resource} (for {name})")
-                    continue
-                fields = {"username": name, "resource_type": kind, "resource_id": number}
-                former = has.get((kind, number), "NONE")
-                if permission == former:
-                    continue
-                what = f"{permission} for {name} on {kind} {resource}"
-                if former != "NONE":
-                    # There is no call that changes one.
-                    self.do(what, "POST", f"{PERMISSIONS}/revoke", **fields)
-                if permission != "NONE":
-                    fields["permission"] = permission
-                    self.do(what, "POST", f"{PERMISSIONS}/grant", **fields)
+        # Those of roles are the administrator's.
+        rows = grants(found) if found else []
+        has = {(kind, what): level for kind, what, level, role in rows if not role}
+        for kind, resource, permission in named(wanted):
+            number = self.number(kind, resource)
+            former = has.get((kind, number), "NONE")
+            if permission == former:
+                continue
+            fields = {"username": name, "resource_type": kind, "resource_id": number}
+            what = f"{permission} for {name} on {kind} {resource}"
+            if former != "NONE":
+                # There is no call that changes one.
+                self.do(what, "POST", f"{PERMISSIONS}/revoke", **fields)
+            if permission != "NONE":
+                fields["permission"] = permission
+                self.do(what, "POST", f"{PERMISSIONS}/grant", **fields)
 
-    def identify(self, kind: str, resource: str) -> str | None:
-        """Return how the server calls a resource; None for an experiment that is not there."""
-        if kind != "experiment" or resource == "*":
-            return resource
-        status, answer = self.host.ask("GET", EXPERIMENT, self.login, experiment_name=resource)
+    # What is named
+
+    def look_up(self) -> None:
+        """Ask for each experiment and registered model that is named, once."""
+        for user in self.wanted:
+            for kind, name, permission in named(user):
+                if name == "*" or (kind, name) in self.numbers:
+                    continue
+                if kind == "experiment":
+                    experiment = self.get(kind, name, EXPERIMENT[0], "experiment_name")
+                    self.numbers[kind, name] = experiment and experiment["experiment_id"]
+                elif kind == "registered_model" and permission != "NONE":
+                    self.numbers[kind, name] = self.get(kind, name, MODEL[0], "name") and name
+
+    def get(self, kind: str, name: str, path: str, field: str) -> dict | None:
+        """Return a resource; None if there is none of the name."""
+        status, answer = self.host.ask("GET", path, self.login, **{field: name})
         if status == 404:
             return None
         if status != 200:
             raise Refused(
-                f"Wanted the number of the experiment {resource}; found that the server answered "
-                f"{status}: {answer.get('message', answer)}; fix that and run again."
+                f"Wanted to look up the {kind} {name}; found that the server answered {status}: "
+                f"{answer.get('message', answer)}; fix that and run again."
             )
-        return answer["experiment"]["experiment_id"]
+        return answer[kind]
+
+    def number(self, kind: str, name: str) -> str | None:
+        """Return how the server calls a resource; None for an experiment that is not there."""
+        return self.numbers.get((kind, name)) if kind == "experiment" and name != "*" else name
+
+    def make_resources(self) -> None:
+        """Make what is named with a permission and is not there, before somebody else does.
+
+        Whoever makes one is its owner, and would see what those do who are given a permission.
+        """
+        for user in self.wanted:
+            for kind, name, permission in named(user):
+                if permission == "NONE" or self.numbers.get((kind, name), name) is not None:
+                    continue
+                path = {"experiment": EXPERIMENT, "registered_model": MODEL}[kind][1]
+                answer = self.do(f"make {kind} {name}", "POST", path, name=name)
+                # In check mode nobody knows the number: once is enough.
+                self.numbers[kind, name] = answer.get("experiment_id", name)
+
+    # Who may do more than is listed
+
+    def is_mighty_or_gone(self, user: dict) -> bool:
+        """Tell whether a user who is there will be an administrator, or none any more."""
+        wanted = self.listed(user["username"])
+        if user["username"] == self.login[0] or wanted is None:
+            return user["is_admin"]
+        return wanted["admin"] or wanted["state"] == "absent"
+
+    def listed(self, name: str) -> dict | None:
+        return next((user for user in self.wanted if user["name"] == name), None)
+
+    def permissions(self, name: str) -> dict[tuple, str]:
+        """Return the permissions that are listed for a user, by type and number."""
+        user = self.listed(name)
+        rows = named(user) if user else []
+        return {(kind, self.number(kind, what)): level for kind, what, level in rows}
+
+    def refuse_owners(self, users: list[dict]) -> None:
+        """Refuse what is named and belongs to somebody for whom it is not listed.
+
+        He sees, changes and shares what those do whom the list gives a permission. A permission
+        that is listed, if only NONE, is what he has once this is done.
+        """
+        owned = []
+        rows = [row for user in self.wanted for row in named(user)]
+        wanted = {(kind, name) for kind, name, permission in rows if permission != "NONE"}
+        for kind, name in [each for each in self.numbers if each in wanted]:
+            # A prompt becomes a model of that name by a change of a tag.
+            kinds = ("registered_model", "prompt") if kind == "registered_model" else (kind,)
+            owns = {(each, self.number(kind, name), "MANAGE", "") for each in kinds}
+            for user in users:
+                owned += [
+                    f"{user['username']} holds MANAGE on {what[0]} {name}"
+                    for what in owns.intersection(grants(user))
+                    if what[:2] not in self.permissions(user["username"])
+                ]
+        if owned:
+            raise Refused(
+                "Wanted what mlflow_server_users names to belong to those who are listed for it; "
+                f"found that {', '.join(owned)}; if that is meant, give the user a line with the "
+                "permission MANAGE on it, else take it away with NONE there or in MLflow, or "
+                "choose another name."
+            )
+
+
+def named(user: dict) -> list[tuple[str, str, str]]:
+    """Return type, name and permission of each resource that is listed for a user."""
+    by_kind = user["permissions"] or {} if user["state"] == "present" else {}
+    return [(kind, str(name), each) for kind in by_kind for name, each in by_kind[kind].items()]
+
+
+def grants(user: dict) -> list[tuple[str, str, str, str]]:
+    """Return type, pattern, permission and role of all that a user has; no role: his own.
+
+    MLflow keeps a user's own in a role that nobody else can make or have.
+    """
+    return [
+        (row["resource_type"], row["resource_pattern"], row["permission"], name)
+        for role in user["roles"]
+        for name in ["" if role["name"].startswith("__user_") else role["name"]]
+        for row in role["permissions"]
+    ]
 
 
 def main() -> None:
@@ -321,11 +419,6 @@ def main() -> None:
         module.fail_json(
             msg=f"Wanted the server to answer on {users.host.link}; found: {error}; look at its "
             "journal."
-        )
-    if users.missing:
-        module.warn(
-            "Wanted experiments to give permissions on; found none named "
-            f"{', '.join(users.missing)}; run this again once somebody has made them."
         )
     if users.mighty:
         module.warn(
