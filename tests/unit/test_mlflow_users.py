@@ -361,9 +361,61 @@ def test_an_administrator_who_is_to_be_none_is_a_user_as_others_are():
     server.passwords["former"] = "the user's password"
     server.admins.add("former")
     server.grants["former", "experiment", "7"] = "MANAGE"
+    server.grants["former", "prompt", "*"] = "EDIT"
     ada = user(permissions={"experiment": {"forecast": "EDIT"}})
     with pytest.raises(mlflow_users.Refused, match="former holds MANAGE on experiment forecast"):
         run(server, ada, user("former"))
+    assert run(server, user("former")).unlisted == ["EDIT for former on prompt *"]
+
+
+def test_permissions_on_everything_that_nobody_has_listed_are_told_and_left_alone():
+    """Of users who are listed without them and who are not listed, their own and those of roles."""
+    server = Server()
+    server.passwords |= dict.fromkeys(("ada", "mallory", "second"), "the user's password")
+    server.grants = {
+        ("admin", "experiment", "*"): "MANAGE",
+        ("second", "experiment", "*"): "MANAGE",
+        ("ada", "experiment", "*"): "EDIT",
+        ("ada", "prompt", "*"): "READ",
+        ("ada", "scorer", "*"): "READ",
+        ("mallory", "registered_model", "*"): "MANAGE",
+        ("mallory", "run", "*"): "READ",
+        ("mallory", "experiment", "*"): "DENY",
+        ("mallory", "experiment", "7"): "READ",
+    }
+    rows = {("registered_model", "*"): "EDIT", ("workspace", "*"): "MANAGE", ("scorer", "*"): "USE"}
+    server.roles["team"] = ({"ada", "admin"}, rows)
+    server.roles["nobody's"] = (set(), rows)
+    before = dict(server.grants)
+    listed = {"prompt": {"*": "READ"}, "registered_model": {"*": "EDIT"}, "scorer": {"*": "READ"}}
+    ada, second = user(permissions=listed), user("second", admin=True)
+    unlisted = [
+        "EDIT for ada on experiment *",
+        "MANAGE for ada on workspace * by the role team",
+        "USE for ada on scorer * by the role team",
+        "MANAGE for mallory on registered_model *",
+        "READ for mallory on run *",
+    ]
+    assert run(server, ada, second, check=True).unlisted == unlisted
+    assert run(server, ada, second).unlisted == unlisted
+    assert {key: server.grants[key] for key in before} == before
+    taken = user(permissions=listed | {"experiment": {"*": "NONE"}, "scorer": {"*": "DENY"}})
+    mallory = user("mallory", state="absent")
+    for check in (True, False):
+        assert run(server, taken, second, mallory, check=check).unlisted == unlisted[1:2]
+
+
+def test_who_only_sets_the_administrators_password_is_told_nothing_of_others():
+    """The playbook that does has no list of them."""
+    server = Server()
+    server.passwords["former"] = "still good"
+    server.admins.add("former")
+    server.grants["ada", "experiment", "*"] = "READ"
+    given = {"admin": "admin", "admin_password": "a new password", "users": []}
+    made = mlflow_users.Users(server, given | {"only_admin": True}, False)
+    made.run()
+    assert (made.plan, made.mighty, made.unlisted) == (["password of admin"], [], [])
+    assert server.asked == []
 
 
 def test_what_a_role_permits_is_not_taken_for_the_users_own():
@@ -460,12 +512,15 @@ def test_no_problem_has_a_password_in_it():
 
 
 def test_who_runs_it_is_warned_of_what_nobody_else_would_see(monkeypatch, capsys):
-    """An administrator whom nobody has listed."""
+    """A permission on everything, and an administrator, whom nobody has listed."""
     server = Server()
+    server.passwords["mallory"] = "his own"
+    server.grants["mallory", "registered_model", "*"] = "MANAGE"
     server.admins.add("former")
     server.passwords["former"] = "still good"
     monkeypatch.setattr(mlflow_users, "Host", lambda instance: server)
     ada = {"name": "ada", "password": "the user's password"}
+    unlisted = ["MANAGE for mallory on registered_model *"]
     given = {"admin_password": "the admin's password", "users": [ada]}
     warnings = []
     monkeypatch.setattr(mlflow_users.AnsibleModule, "warn", lambda _, text: warnings.append(text))
@@ -474,7 +529,10 @@ def test_who_runs_it_is_warned_of_what_nobody_else_would_see(monkeypatch, capsys
             mlflow_users.main()
         said = json.loads(capsys.readouterr().out)
         assert (said["changed"], said["plan"]) == (bool(plan), plan)
-        assert "found that former may" in warnings.pop(0)
+        assert said["unlisted"] == unlisted
+        first, second = warnings.pop(0), warnings.pop(0)
+        assert "found that former may" in first
+        assert f"found {unlisted[0]}; list them, or take them away" in second
     server.serves = False
     with patch_module_args(given), pytest.raises(SystemExit):
         mlflow_users.main()

@@ -57,6 +57,7 @@ GIVEN = {
     "rotation_database": "db:5432/mlflow",
     "rotation_comes": "mlflow_a",
 }
+UNLISTED = {"unlisted": ["EDIT for eve on prompt *", "READ for eve on run *"]}
 LOGINS = [{"name": "mlflow_a", "password": SECRET}, {"name": "mlflow_b", "password": SECRET}]
 USER = {"name": "ada", "password": SECRET}
 PROVIDER = {
@@ -202,6 +203,15 @@ BROKEN = {
         (
             BASIC | {"mlflow_server_users": [USER, {"name": "bob", "password": "short"}]},
             "found bob with a password of 5 characters; correct",
+        ),
+    ],
+    (
+        "roles/mlflow_server/tasks/users.yml",
+        "Users | Refuse permissions on everything that nobody has listed, in check mode",
+    ): [
+        (
+            {"ansible_check_mode": True, "__mlflow_server_permissions": UNLISTED},
+            "found EDIT for eve on prompt *, READ for eve on run *; list them, or take them away",
         ),
     ],
     ("roles/mlflow_server/tasks/preflight.yml", "Preflight | Refuse a host that cannot carry it"): [
@@ -532,6 +542,11 @@ HELD = {
         OIDC,
     ],
     "roles/mlflow_server/tasks/passwords.yml": [{}, BASIC | {"mlflow_server_users": [USER]}],
+    "roles/mlflow_server/tasks/users.yml": [
+        {"__mlflow_server_permissions": UNLISTED},
+        {"__mlflow_server_permissions": {"skipped": True}, "ansible_check_mode": True},
+        {"__mlflow_server_permissions": {"unlisted": []}, "ansible_check_mode": True},
+    ],
     "roles/mlflow_server/tasks/preflight.yml": [
         {},
         look(memory_mb=1444),

@@ -14,7 +14,8 @@ description:
   - Experiments and registered models that are named with a permission, and are not there yet, are
     made as the administrator's. One that is there, and on which a user without a permission listed
     for it holds C(MANAGE), is refused before anything is changed.
-  - Users, permissions and roles that are not listed are left alone.
+  - Users, permissions and roles that are not listed are left alone. Permissions on C(*) among them
+    are told.
 options:
   instance: {description: Name of the instance., type: str, default: mlflow}
   admin: {description: Name of the administrator., type: str, default: admin}
@@ -27,6 +28,10 @@ options:
     type: list
     elements: dict
     default: []
+  only_admin:
+    description: Look at the administrator alone, not at users and what they may do.
+    type: bool
+    default: false
 author: mlflow-ansible
 """
 
@@ -42,6 +47,11 @@ EXAMPLES = r"""
 
 RETURN = r"""
 plan: {description: What is (to be) done., type: list, elements: str, returned: success}
+unlisted:
+  description: Permissions on C(*) that users have and nobody has listed.
+  type: list
+  elements: str
+  returned: success
 """
 
 import base64
@@ -61,6 +71,8 @@ PERMISSIONS = "/api/3.0/mlflow/users/permissions"
 # Of what is made here if it is not there: how to look it up by name, and how to make it.
 EXPERIMENT = ("/api/2.0/mlflow/experiments/get-by-name", "/api/2.0/mlflow/experiments/create")
 MODEL = ("/api/2.0/mlflow/registered-models/get", "/api/2.0/mlflow/registered-models/create")
+# From the least to the most.
+LEVELS = ("NONE", "READ", "USE", "EDIT", "MANAGE")
 
 
 class Refused(Exception):
@@ -154,11 +166,13 @@ class Users:
         self.host, self.check = host, check
         self.login = (given["admin"], given["admin_password"])
         self.wanted = given["users"]
+        self.only_admin = given.get("only_admin", False)
         # How the server calls what is named, by type and name; None: it is not there.
         self.numbers: dict[tuple[str, str], str | None] = {}
         self.wrong: list[str] = []
         self.plan: list[str] = []
         self.mighty: list[str] = []
+        self.unlisted: list[str] = []
 
     def run(self) -> None:
         """Do what is to be done, or in check mode say it."""
@@ -181,6 +195,8 @@ class Users:
             if self.check:
                 return  # nobody else can tell what the users are
             self.reset_admin()
+        if self.only_admin:
+            return
         # Before the users: whoever has made what is found here has his permission by then.
         self.look_up()
         # With their roles, and so with all that each may do.
@@ -189,6 +205,7 @@ class Users:
         self.mighty = [name for name in found if found[name]["is_admin"] and name not in known]
         others = [user for user in found.values() if not self.is_mighty_or_gone(user)]
         self.refuse_owners(others)
+        self.unlisted = [text for user in others for text in self.beyond_the_list(user)]
         self.make_resources()
         for user in self.wanted:
             if user["state"] == "absent":
@@ -359,6 +376,20 @@ class Users:
                 "choose another name."
             )
 
+    def beyond_the_list(self, user: dict) -> list[str]:
+        """Return what a user may do to everything of a type, and nobody has listed."""
+        found, listed = [], self.permissions(user["username"])
+        for kind, what, level, role in grants(user):
+            wanted = listed.get((kind, "*"))
+            if what != "*" or level not in LEVELS or wanted == "DENY":
+                continue
+            # His own becomes what is listed; what a role permits is covered by as much.
+            if wanted and (not role or LEVELS.index(wanted) >= LEVELS.index(level)):
+                continue
+            by = f" by the role {role}" if role else ""
+            found.append(f"{level} for {user['username']} on {kind} *{by}")
+        return found
+
 
 def named(user: dict) -> list[tuple[str, str, str]]:
     """Return type, name and permission of each resource that is listed for a user."""
@@ -385,6 +416,7 @@ def main() -> None:
             "instance": {"type": "str", "default": "mlflow"},
             "admin": {"type": "str", "default": "admin"},
             "admin_password": {"type": "str", "required": True, "no_log": True},
+            "only_admin": {"type": "bool", "default": False},
             "users": {
                 "type": "list",
                 "elements": "dict",
@@ -425,8 +457,14 @@ def main() -> None:
             "Wanted administrators that are listed; found that "
             f"{', '.join(users.mighty)} may do everything, too; list them, or with state: absent."
         )
+    if users.unlisted:
+        module.warn(
+            "Wanted permissions on * that are listed in mlflow_server_users; found "
+            f"{', '.join(users.unlisted)}; list them, or take them away, with NONE in the list, or "
+            "in MLflow if they come by a role or are of a type that the list does not have."
+        )
     plan = list(dict.fromkeys(users.plan))
-    module.exit_json(changed=bool(plan), plan=plan)
+    module.exit_json(changed=bool(plan), plan=plan, unlisted=users.unlisted)
 
 
 if __name__ == "__main__":
