@@ -108,9 +108,64 @@ def test_a_user_without_permission_sees_nothing_of_anothers(visitor):
     assert visitor.as_(*ADA).ask("GET", path) == (200, b"canary-artifact")
 
 
+def test_a_permission_on_everything_that_nobody_listed_is_told(control, visitor):
+    """Who has one may do everything to all prompts there are and will be. A run that has nothing to
+    do warns of it and leaves it; --check, which has nothing in its plan, fails.
+    """
+    prompts = {"username": BOB[0], "resource_type": "prompt", "resource_id": "*"}
+    permissions, admin = "/api/3.0/mlflow/users/permissions", visitor.as_(*ADMIN)
+    grant = prompts | {"permission": "MANAGE"}
+    assert admin.status("POST", f"{permissions}/grant", grant) == 200
+    told = "found MANAGE for bob on prompt *; list them, or take them away"
+    try:
+        assert told in control.settled()
+        code, said = control.playbook("--check", "-v")
+        assert code != 0 and told in said and "plan: []" in said, said
+        assert "Refuse permissions on everything" in said.rpartition("TASK [")[2], said
+    finally:
+        # It is still there: no run has taken it away.
+        assert admin.status("POST", f"{permissions}/revoke", prompts) == 200
+
+
+def test_what_the_list_names_is_made_before_a_stranger_can(control, visitor):
+    """Whoever makes an experiment or a model owns it, and all that others log to it."""
+    name = uuid.uuid4().hex
+    permissions = {"experiment": {name: "EDIT"}, "registered_model": {name: "READ"}}
+    listed = users(("bob", {"password": BOB[1], "permissions": permissions}))
+    fields = {"admin_password": ADMIN[1], "users": listed}
+    said = control.module("mlflow_users", "mlflow_server", **fields)
+    assert said["plan"] == [
+        f"make experiment {name}",
+        f"make registered_model {name}",
+        f"EDIT for bob on experiment {name}",
+        f"READ for bob on registered_model {name}",
+    ]
+    bob, api = visitor.as_(*BOB), "/api/2.0/mlflow"
+    get = f"{api}/experiments/get-by-name?experiment_name={name}"
+    experiment = json.loads(bob.ask("GET", get)[1])["experiment"]["experiment_id"]
+    assert bob.call("runs/create", experiment_id=experiment)["run"]["info"]["run_id"]
+    assert bob.status("GET", f"{api}/registered-models/get?name={name}") == 200
+    for stranger, kind in [(visitor.as_(*ADA), "experiments"), (bob, "registered-models")]:
+        assert stranger.status("POST", f"{api}/{kind}/create", {"name": name}) == 400
+    assert visitor.as_(*ADA).status("GET", get) == 403
+    assert control.module("mlflow_users", "mlflow_server", **fields)["plan"] == []
+
+
+def test_the_list_lets_nobody_into_what_a_stranger_made_first(control, visitor):
+    """ada would see, change and delete what bob logs to what he takes for the team's."""
+    name = uuid.uuid4().hex
+    experiment = visitor.as_(*ADA).call("experiments/create", name=name)["experiment_id"]
+    bob = {"password": BOB[1], "permissions": {"experiment": {name: "EDIT"}}}
+    said = control.refuse(mlflow_server_users=users(("bob", bob)))
+    assert f"found that ada holds MANAGE on experiment {name}; if that is meant" in said
+    get = f"/api/2.0/mlflow/experiments/get?experiment_id={experiment}"
+    assert visitor.as_(*BOB).status("GET", get) == 403
+
+
 def test_users_and_their_permissions_follow_a_variable(control, visitor):
-    """Each by one run, and the second of the same changes nothing; what bob made himself stays."""
-    control.settled()
+    """Each by one run, and the second of the same changes nothing; what bob made himself stays, and
+    what ada made is hers, as the list says.
+    """
     name = uuid.uuid4().hex
     experiment = visitor.as_(*ADA).call("experiments/create", name=name)["experiment_id"]
     get = ("GET", f"/api/2.0/mlflow/experiments/get?experiment_id={experiment}")
@@ -120,7 +175,8 @@ def test_users_and_their_permissions_follow_a_variable(control, visitor):
     def change(permission, **eve):
         """Do what site.yml does for users, of which it has shown above that it does it."""
         bob = {"password": BOB[1], "permissions": {"experiment": {name: permission}}}
-        listed = users(("bob", bob), ("eve", eve))
+        ada = {"password": ADA[1], "permissions": {"experiment": {name: "MANAGE"}}}
+        listed = users(("ada", ada), ("bob", bob), ("eve", eve))
         fields = {"admin_password": ADMIN[1], "users": listed}
         return control.module("mlflow_users", "mlflow_server", **fields)["changed"]
 
