@@ -179,14 +179,17 @@ def test_only_a_few_large_uploads_are_spooled_at_once(host, admin, head):
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH", "DELETE"])
-@pytest.mark.parametrize("path", [f"{ARTIFACTS}/x", "/api/2.0/mlflow/runs/search"])
-def test_what_is_no_artifact_is_small(host, visitor, method, path):
+@pytest.mark.parametrize(
+    ("path", "bound"),
+    [(f"{ARTIFACTS}/x", 10 * MB - 1), ("/api/2.0/mlflow/runs/search", 16 * 1024 * 1024)],
+)
+def test_what_is_no_artifact_is_small(host, visitor, method, path, bound):
     """MLflow holds all of it in memory before it asks who sends it, so anybody could fill that."""
+    assert visitor.status(method, path, bytes(bound)) in (401, 404, 405)
     plain = socket.create_connection((visitor.address, visitor.port), timeout=30)
     with visitor.context.wrap_socket(plain, server_hostname=visitor.name) as connection:
-        head = (
-            f"{method} {path} HTTP/1.1\r\nHost: {visitor.name}\r\nContent-Length: 100000000\r\n\r\n"
-        )
+        length = f"Content-Length: {bound + 1}"
+        head = f"{method} {path} HTTP/1.1\r\nHost: {visitor.name}\r\n{length}\r\n\r\n"
         connection.sendall(head.encode())
         assert answer(connection)[0] == 413
 
