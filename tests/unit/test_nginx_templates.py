@@ -45,6 +45,33 @@ def test_plain_http_is_redirected_from_a_port_of_its_own(address, port, found):
     assert evaluate("__nginx_redirect_port | int", nginx_tls="given") == 80
 
 
+def names(**variables):
+    """Return a site with TLS, its pattern of names that stay, and the name for all others."""
+    text = site(nginx_tls="given", **variables)
+    known = re.search(r'map \$host \$mlflow_name {\n +"~(.*)" \$host;\n +default "(.*)";', text)
+    return text, *known.groups()
+
+
+def test_plain_http_is_redirected_to_a_name_of_the_servers_own():
+    """To whatever Host says it would lead to a stranger's, by a link or a cache that trusts it."""
+    own = ["MLflow.example.com", "192.0.2.1", "2001:db8::1"]
+    text, pattern, other = names(nginx_redirect_names=own, nginx_redirect_port=80)
+    for host in ("mlflow.example.com", "192.0.2.1", "[2001:db8::1]"):
+        assert re.search(pattern, host)
+    for host in ("evil.example", "mlflow.example.com.evil.example", "mlflowxexample.com"):
+        assert not re.search(pattern, host)
+    assert other == "mlflow.example.com"
+    found = re.findall(r"308 (\S+);", text)
+    assert found == ["https://$mlflow_name:5000$request_uri"] * 2
+    assert "https://$mlflow_name$request_uri;" in names(nginx_listen_port=443)[0]
+
+
+def test_plain_http_is_redirected_to_a_name_of_the_certificate():
+    """Where nothing else is said. A wildcard is none, and where no name is known all are."""
+    assert names(nginx_server_names=["*.example.com", "a.example.com"])[2] == "a.example.com"
+    assert "https://$host:5000" in site(nginx_tls="given", nginx_listen_address="0.0.0.0")
+
+
 @pytest.mark.parametrize("mode", ["none", "given", "self_signed", "acme"])
 def test_what_looks_after_a_certificate_is_what_the_module_knows(mode):
     """A file that it does not know it would never remove; one without the mark it would refuse."""

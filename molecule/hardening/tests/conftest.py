@@ -10,7 +10,7 @@ from visitor import Visitor
 # Runs here, in the network of the host. A certificate is checked against the file, if there is one.
 ASK = """
 import base64, http.client, json, ssl, sys, urllib.parse
-url, method, ca, user, options = json.loads(sys.argv[1])
+url, method, ca, user, headers, options = json.loads(sys.argv[1])
 parts = urllib.parse.urlsplit(url)
 if parts.scheme == "https":
     context = ssl.create_default_context(cafile=ca) if ca else ssl._create_unverified_context()
@@ -30,7 +30,8 @@ try:
         said["certificate"] = ssl.DER_cert_to_PEM_cert(connection.sock.getpeercert(True))
     basic = "Basic " + base64.b64encode(user.encode()).decode()
     path = parts._replace(scheme="", netloc="").geturl()
-    connection.request(method, path, None, {"Authorization": basic} if user else {})
+    headers |= {"Authorization": basic} if user else {}
+    connection.request(method, path, None, headers)
     answer = connection.getresponse()
     said |= {"status": answer.status, "headers": dict(answer.headers)}
     said["body"] = answer.read().decode()
@@ -44,8 +45,8 @@ print(json.dumps(said))
 def ask(control):
     """Return a function that asks an address, and returns what was answered as a dictionary."""
 
-    def ask(url, method="GET", ca="", user="", **options):
-        words = json.dumps([url, method, str(ca), user, options])
+    def ask(url, method="GET", ca="", user="", headers=None, **options):
+        words = json.dumps([url, method, str(ca), user, headers or {}, options])
         command = control.inside(sys.executable, "-c", ASK, words)
         return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 

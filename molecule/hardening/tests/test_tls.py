@@ -74,7 +74,7 @@ def test_a_cipher_of_old_is_refused(ask, ca):
     ("asked", "answered"),
     [
         ("http://hardening-tls", "https://hardening-tls"),
-        ("http://hardening-tls:443", "https://hardening-tls:443"),
+        ("http://hardening-tls:443", "https://hardening-tls"),
     ],
 )
 def test_plain_http_is_redirected_with_its_method(ask, asked, answered):
@@ -82,6 +82,16 @@ def test_plain_http_is_redirected_with_its_method(ask, asked, answered):
     path = "/api/2.0/mlflow/runs/create?a=%2Fb"
     said = ask(f"{asked}{path}", "POST")
     assert (said["status"], said["headers"]["Location"]) == (308, answered + path)
+
+
+@pytest.mark.parametrize("port", [80, 443])
+@pytest.mark.parametrize("said", ["evil.example", "hardening-tls.evil.example", "HARDENING-TLS"])
+def test_plain_http_is_redirected_to_no_strangers_name(ask, port, said):
+    """Whatever name is asked for, on both ports: a cache that trusts the answer would lead others
+    to who made the question.
+    """
+    answer = ask(f"http://hardening-tls:{port}/x", headers={"Host": said})
+    assert (answer["status"], answer["headers"]["Location"]) == (308, f"{URL}/x")
 
 
 def test_who_still_says_http_can_log(control, run_logged, ca):
