@@ -72,6 +72,45 @@ def test_plain_http_is_redirected_to_a_name_of_the_certificate():
     assert "https://$host:5000" in site(nginx_tls="given", nginx_listen_address="0.0.0.0")
 
 
+def header(name, said, path, **variables):
+    """Return what the site adds as a header to an answer with which the upstream says this."""
+    text = site(**variables)
+    variable = re.search(rf"(?m)^    add_header {name} \$(\w+) always;", text)[1]
+    source, rules = re.search(rf"map (\S+) \${variable} {{\n(.*?)}}", text, re.DOTALL).groups()
+    assert source == f"$upstream_http_{name.lower().replace('-', '_')}$uri"
+    for pattern, value in re.findall(r'"~(.*?)" "(.*?)";', rules):
+        if re.search(pattern, said + path):
+            return value
+    return ""
+
+
+def test_browsers_are_told_what_the_upstream_does_not_say():
+    """Twice the same is as good as none to some. What the upstream says it has a reason for."""
+    policy = {"nginx_content_security_policy": "default-src 'self'"}
+    for path in ("/", "/x/y", ""):
+        assert header("X-Frame-Options", "", path) == "SAMEORIGIN"
+        assert header("X-Content-Type-Options", "", path) == "nosniff"
+        assert header("Referrer-Policy", "", path) == "same-origin"
+        assert header("Content-Security-Policy", "", path, **policy) == "default-src 'self'"
+        assert header("X-Frame-Options", "DENY", path) == ""
+        assert header("Content-Security-Policy", "sandbox", path, **policy) == ""
+    assert "Content-Security-Policy" not in site()
+
+
+def test_what_others_may_frame_is_what_the_operator_says():
+    framed = {"nginx_framed_pattern": "^/shown/", "nginx_content_security_policy": "x"}
+    for name in ("X-Frame-Options", "Content-Security-Policy"):
+        assert header(name, "", "/shown/index.html", **framed) == ""
+        assert header(name, "", "/not/shown/", **framed) != ""
+    assert header("X-Content-Type-Options", "", "/shown/", **framed) == "nosniff"
+
+
+def test_no_location_discards_the_headers():
+    """One add_header in a location, and those of the server are not sent there."""
+    text = site(nginx_tls="given", nginx_hsts_max_age=1, **UPLOADS)
+    assert re.findall(r"(?m)^ {8,}add_header", text) == []
+
+
 @pytest.mark.parametrize("mode", ["none", "given", "self_signed", "acme"])
 def test_what_looks_after_a_certificate_is_what_the_module_knows(mode):
     """A file that it does not know it would never remove; one without the mark it would refuse."""

@@ -145,6 +145,43 @@ def test_a_foreign_page_is_refused_even_with_a_login(visitor, headers):
     assert visitor.as_(*ADMIN).status(*search, **headers) == 403
 
 
+TOLD = {
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "SAMEORIGIN",
+}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/", 200),
+        ("GET", "/metrics", 404),
+        ("GET", "/version", 200),
+        ("PUT", "/ajax-api/3.0/mlflow/assistant/config", 403),
+    ],
+)
+def test_browsers_are_told_how_far_to_trust_a_page(visitor, method, path, status):
+    """Of MLflow's answers and nginx's own alike, each once: some browsers heed none that is there
+    twice. Scripts come from the server alone, and no other's page is around it.
+    """
+    with visitor.as_(*ADMIN).request(method, path) as answer:
+        headers = answer.headers
+    assert answer.status == status
+    assert {name: headers.get_all(name) for name in TOLD} == {n: [v] for n, v in TOLD.items()}
+    (policy,) = headers.get_all("Content-Security-Policy")
+    assert "default-src 'self'" in policy and "frame-ancestors 'self'" in policy
+
+
+def test_a_trace_can_be_shown_in_a_notebook(visitor):
+    """By the one page of MLflow's that is made to be shown within others."""
+    path = "/static-files/lib/notebook-trace-renderer/index.html"
+    with visitor.as_(*ADMIN).request("GET", path) as answer:
+        assert answer.status == 200
+        assert "X-Frame-Options" not in answer.headers
+        assert "Content-Security-Policy" not in answer.headers
+
+
 @pytest.mark.parametrize("port", ["", ":443"])
 def test_the_uis_own_posts_pass(visitor, port):
     """Among them the data of charts, which CORS breaks behind other proxies."""
