@@ -185,6 +185,25 @@ def test_only_large_uploads_are_counted_and_other_large_requests_refused(
     assert matches("mlflow_large_refused", request_line) == refused
 
 
+def test_a_user_has_half_the_places_where_users_are_known():
+    """And one at least, or nobody could upload at all."""
+    for places, of_one in ((4, 2), (3, 1), (1, 1), (0, 1)):
+        assert evaluate("nginx_large_uploads_per_user", nginx_large_uploads=places) == of_one
+    text = site(**UPLOADS, nginx_upload_asks_login=True)
+    assert "limit_conn mlflow_large 4;" in text and "limit_conn mlflow_large_user 2;" in text
+    assert "login" not in site(**UPLOADS) and "mlflow_large_user" not in site(**UPLOADS)
+    assert "login" not in site(nginx_upload_asks_login=True), "there is nothing to be asked for"
+
+
+def test_the_question_for_a_login_says_who_asks_as_the_request_itself_does():
+    """Who guesses passwords is known by his address; and a password for nginx stays with nginx."""
+    text = site(**UPLOADS, nginx_upload_asks_login=True, nginx_users=[{"name": "a"}])
+    everywhere = set(re.findall(r"(?m)^    (proxy_set_header .*;)", text))
+    asked = set(re.findall(r"(?m)^        (proxy_set_header .*;)", text))
+    assert len(everywhere) == 6 and asked - everywhere == {'proxy_set_header Content-Length "";'}
+    assert everywhere < asked
+
+
 def test_two_instances_count_for_themselves():
     """Names of variables and zones are global in nginx, and take no dash."""
     text = site(nginx_site_name="mlflow-team-a", **UPLOADS)

@@ -9,6 +9,7 @@ import yaml
 
 VARS = Path(__file__).resolve().parents[2] / "playbooks/vars"
 DATABASE, FIREWALL = VARS / "database.yml", VARS / "firewall.yml"
+FRONT = VARS / "front.yml"
 SERVER = {
     "inventory_hostname": "server",
     "groups": {"database": ["db"]},
@@ -86,6 +87,16 @@ def test_a_host_lets_in_what_its_groups_serve(host, more, wanted):
     }
     rules = wired("firewall_tracking + firewall_database", FIREWALL, **known | more)
     assert rules == wanted
+
+
+@pytest.mark.parametrize(
+    ("authentication", "asks"),
+    [("none", False), ("front", False), ("basic", True), ("oidc", True)],
+)
+def test_a_large_upload_is_asked_for_its_login_where_there_are_users(authentication, asks):
+    """Where there are none the path at which it is asked is not there either."""
+    more = {"mlflow_server_authentication": authentication}
+    assert wired("nginx_upload_asks_login", FRONT, **more) is asks
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,11 @@ import hashlib
 import os
 import socket
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPResponse
 from select import select
 from ssl import TLSVersion
+from threading import Event, Thread
 
 import pytest
 from api import colour
@@ -17,11 +18,14 @@ from api import colour
 group = "hardening-users"
 
 ADMIN = ("admin", "canary-admin-password")
+ADA = ("ada", "canary-ada: p@ss%/'\"")
+BOB = ("bob", "canary-bob-password")
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 MB = 1_000_000
 # Of the inventory.
 BOUND = 2500 * 1024 * 1024
-LARGE_AT_ONCE = 4
+LARGE_AT_ONCE, OF_ONE_USER = 4, 2
+LARGE = ["Content-Length: 2000000000", "Transfer-Encoding: chunked"]
 # Seconds, on a machine that does other things, too.
 SOON = 60
 SPOOL = "/var/lib/mlflow/tmp"
@@ -111,15 +115,56 @@ def test_a_large_artifact_goes_up_and_down_through_tls_as_it_is(host, admin, say
 
 
 @contextmanager
-def upload_begun(admin, path, headers):
+def upload_begun(user, path, headers):
     """Send the head of an upload and the first bytes of its body; yield the connection."""
-    plain = socket.create_connection((admin.address, admin.port), timeout=30)
+    plain = socket.create_connection((user.address, user.port), timeout=30)
     # By a later one a server has more to say after the handshake, which is no answer.
-    admin.context.maximum_version = TLSVersion.TLSv1_2
-    with admin.context.wrap_socket(plain, server_hostname=admin.name) as connection:
-        lines = [f"PUT {path} HTTP/1.1", f"Host: {admin.name}", admin.authorization, *headers]
+    user.context.maximum_version = TLSVersion.TLSv1_2
+    with user.context.wrap_socket(plain, server_hostname=user.name) as connection:
+        lines = [f"PUT {path} HTTP/1.1", f"Host: {user.name}", *headers]
+        lines += [user.authorization] if user.login else []
         connection.sendall("\r\n".join([*lines, "", ""]).encode() + b"5\r\nhello\r\n")
         yield connection
+
+
+@contextmanager
+def going_on(uploads):
+    """Send a little more of each upload now and then while the block runs, as who stalls is out."""
+    over = Event()
+
+    def send():
+        while not over.wait(2):
+            for upload in uploads:
+                with suppress(OSError):
+                    upload.sendall(b"5\r\nhello\r\n")
+
+    thread = Thread(target=send)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def place_of(user) -> str:
+    """Return where a user may put artifacts: into an experiment of his own."""
+    made = user.call("experiments/create", name=f"large-{os.urandom(4).hex()}")
+    return f"{ARTIFACTS}/{made['experiment_id']}"
+
+
+def refused(uploads) -> list:
+    """Return which of the uploads are answered although they go on, once one of them is."""
+    return select(uploads, [], [], SOON)[0]
+
+
+def until_taken(user, path) -> int:
+    """Put a large artifact until it is not told to come again; return how it is answered."""
+    until = time.monotonic() + SOON
+    while (status := user.status("PUT", path, iter([b"b"]))) == 429:
+        assert time.monotonic() < until, "an upload that was broken off still counts"
+        time.sleep(0.1)
+    return status
 
 
 def answer(connection) -> tuple[int, str]:
@@ -152,30 +197,72 @@ def test_no_file_of_the_service_grows_above_the_bound(host):
     assert len(limits.splitlines()) > 2
 
 
-@pytest.mark.parametrize("head", ["Content-Length: 2000000000", "Transfer-Encoding: chunked"])
-def test_only_a_few_large_uploads_are_spooled_at_once(host, admin, head):
+@pytest.mark.parametrize("head", LARGE)
+def test_only_a_few_large_uploads_are_spooled_at_once(host, visitor, admin, head):
     """So many times the bound is the most that the disk has to hold. Who is told 429 tries again,
     as MLflow's client does, and small ones are not held up.
     """
+    users = [admin, visitor.as_(*ADA), visitor.as_(*BOB)]
+    places = [place_of(user) for user in users]
     with ExitStack() as stack:
         begun = [
-            stack.enter_context(upload_begun(admin, f"{ARTIFACTS}/part-{number}", [head]))
+            stack.enter_context(
+                upload_begun(users[number // 2], places[number // 2] + f"/{number}", [head])
+            )
             for number in range(LARGE_AT_ONCE + 1)
         ]
-        refused, _, _ = select(begun, [], [], SOON)
-        assert [answer(upload)[0] for upload in refused] == [429]
-        count = f"find {SPOOL}/{colour(host)} -type f | wc -l"
-        host.check_output(
-            f"timeout {SOON} sh -c 'until [ $({count}) = {LARGE_AT_ONCE} ]; do sleep 0.1; done'"
-        )
-        assert admin.status("PUT", f"{ARTIFACTS}/small.bin", b"small") == 200
-        others = [upload for upload in begun if upload not in refused]
+        over = refused(begun)
+        assert [answer(upload)[0] for upload in over] == [429]
+        others = [upload for upload in begun if upload not in over]
+        with going_on(others):
+            count = f"find {SPOOL}/{colour(host)} -type f | wc -l"
+            host.check_output(
+                f"timeout {SOON} sh -c 'until [ $({count}) = {LARGE_AT_ONCE} ]; do sleep 0.1; done'"
+            )
+            assert admin.status("PUT", f"{ARTIFACTS}/small.bin", b"small") == 200
         assert select(others, [], [], 0)[0] == []
-    until = time.monotonic() + SOON
-    while (status := admin.status("PUT", f"{ARTIFACTS}/b.bin", iter([b"b"]))) == 429:
-        assert time.monotonic() < until, "an upload that was broken off still counts"
-        time.sleep(0.1)
-    assert status == 200
+    assert until_taken(admin, f"{ARTIFACTS}/b.bin") == 200
+
+
+@pytest.mark.parametrize("head", LARGE)
+def test_nobody_without_a_login_takes_a_place(visitor, admin, head):
+    """Else whoever reaches the server keeps a team from storing its models, with four connections.
+    He is asked for a login at once, however much he still has to send.
+    """
+    with ExitStack() as stack:
+        begun = [
+            stack.enter_context(upload_begun(visitor, f"{ARTIFACTS}/{number}", [head]))
+            for number in range(LARGE_AT_ONCE + 1)
+        ]
+        assert [answer(upload)[0] for upload in begun] == [401] * len(begun)
+        assert admin.status("PUT", f"{ARTIFACTS}/b.bin", iter([b"b"])) == 200
+
+
+def test_one_user_does_not_take_all_places(visitor):
+    """By a loop gone wrong, or because he wants to."""
+    ada, bob = visitor.as_(*ADA), visitor.as_(*BOB)
+    place, other = place_of(bob), place_of(ada)
+    with ExitStack() as stack:
+        begun = [
+            stack.enter_context(upload_begun(bob, f"{place}/{number}", LARGE[:1]))
+            for number in range(OF_ONE_USER + 1)
+        ]
+        assert [answer(upload)[0] for upload in refused(begun)] == [429]
+        assert ada.status("PUT", f"{other}/b.bin", iter([b"b"])) == 200
+    assert until_taken(bob, f"{place}/b.bin") == 200
+
+
+def test_an_upload_that_stalls_loses_its_place(visitor):
+    """A machine that was put to sleep would hold up the others until the evening, and so would who
+    sends nothing on purpose. The connections stay open from the client's side.
+    """
+    bob = visitor.as_(*BOB)
+    place = place_of(bob)
+    with ExitStack() as stack:
+        for number in range(OF_ONE_USER):
+            stack.enter_context(upload_begun(bob, f"{place}/{number}", LARGE[:1]))
+        assert bob.status("PUT", f"{place}/b.bin", iter([b"b"])) == 429
+        assert until_taken(bob, f"{place}/b.bin") == 200
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH", "DELETE"])
