@@ -60,7 +60,7 @@ class FakeHost:
     def __init__(self, root: Path, monkeypatch):
         self.root, self.actions = root, []
         self.left, self.fatal = None, None
-        self.packages = dict.fromkeys(["nginx", "openssl", "certbot"], "installed")
+        self.packages = dict.fromkeys(["nginx", "openssl", "certbot", "logrotate"], "installed")
         self.enabled = True
         self.masked = False
         self.timers, self.served = set(), {}
@@ -329,6 +329,7 @@ class FakeHost:
             "acme_agree": False,
             "networks": [],
             "users": [],
+            "audit": False,
             "helpers": HELPERS if tls else {},
         }
         return Site(params | given, self.run, self.root)

@@ -49,10 +49,14 @@ options:
     suboptions:
       name: {description: Name., type: str, required: true}
       password: {description: Password., type: str, required: true}
+  audit:
+    description: Whether C(@audit@) in the text becomes a folder that is made, for root alone.
+    type: bool
+    default: false
   helpers:
     description: >-
-      Texts by path of the programs and units that belong to the certificate. Such of the site that
-      are not here are removed. A timer among them is started.
+      Texts by path of the programs and units that belong to the certificate and the audit
+      trail. Such of the site that are not here are removed. A timer among them is started.
     type: dict
     default: {}
 author: mlflow-ansible
@@ -263,6 +267,8 @@ class Site:
         self.webroot = root / "var/lib/nginx-acme"
         self.hook = root / f"usr/local/lib/nginx-acme-{self.name}"
         self.watcher = f"nginx-certificate-{self.name}"
+        self.rotation = f"nginx-audit-{self.name}"
+        self.trail = root / f"var/log/nginx-audit-{self.name}"
         self.helpers = {root / path.lstrip("/"): text for path, text in params["helpers"].items()}
         try:
             address = ipaddress.ip_address(params["listen_address"])
@@ -430,11 +436,12 @@ class Site:
 
     def look(self) -> None:
         show = "--showformat=${Package} ${db:Status-Status}\n"
-        query = ["dpkg-query", "--show", show, *PACKAGES, "openssl", "certbot"]
+        query = ["dpkg-query", "--show", show, *PACKAGES, "openssl", "certbot", "logrotate"]
         states = dict(line.split() for line in self.run(query)[1].splitlines() if " " in line)
         nginx = {state for name, state in states.items() if name in PACKAGES}
         self.installed = "installed" in nginx and not nginx & {"unpacked", "half-configured"}
         tools = {"self_signed": ["openssl"], "acme": ["openssl", "certbot"]}.get(self.tls, [])
+        tools += ["logrotate"] * self.params["audit"]
         self.missing = ["nginx"] * (not self.installed)
         self.missing += [name for name in tools if states.get(name) != "installed"]
         show = self.run(["systemctl", "show", UNIT, "--property=MainPID,UnitFileState"])[1]
@@ -481,6 +488,7 @@ class Site:
         folder = self.acme if self.tls == "acme" else self.pair
         text = self.params["content"].replace("@tls@", str(folder or "(to be made)"))
         text = text.replace("@users@", str(self.passwords)).replace("@acme@", str(self.webroot))
+        text = text.replace("@audit@", str(self.trail))
         self.content = MARKER + text
 
     def account(self, name: str, password: str) -> str:
@@ -527,6 +535,12 @@ class Site:
             return bool(self.pair) and self.acme.resolve() == self.pair.resolve()
         return self.tls == "none" or bool(self.pair)
 
+    def has_trail(self) -> bool:
+        """Tell whether the folder of the audit trail is there, for its owner alone."""
+        if not self.params["audit"]:
+            return True
+        return self.trail.is_dir() and self.trail.stat().st_mode & 0o777 == 0o700
+
     def has_users(self) -> bool:
         file = self.passwords
         return file is None or (file.exists() and file.read_text() == self.lines)
@@ -551,9 +565,12 @@ class Site:
     def helper_files(self) -> list[Path]:
         """Return the files that a site may have beside nginx's."""
         units = [
-            self.root / f"etc/systemd/system/{self.watcher}.{end}" for end in ("service", "timer")
+            self.root / f"etc/systemd/system/{unit}.{end}"
+            for unit in (self.watcher, self.rotation)
+            for end in ("service", "timer")
         ]
-        return [self.root / f"usr/local/lib/{self.watcher}", self.hook, *units]
+        programs = [self.root / f"usr/local/lib/{name}" for name in (self.watcher, self.rotation)]
+        return [*programs, self.hook, *units]
 
     def timers(self) -> list[str]:
         found = [path.name for path in self.helpers if path.suffix == ".timer"]
@@ -619,7 +636,8 @@ class Site:
 
     def check_files(self) -> None:
         """Refuse folders that not only root can write to, and files that we did not write."""
-        folders = (self.etc, self.file.parent, self.link.parent, self.certificates, self.accounts)
+        folders = [self.etc, self.file.parent, self.link.parent, self.certificates, self.accounts]
+        folders += [self.trail] * self.params["audit"]
         for folder in filter(Path.exists, folders):
             if folder.stat().st_uid != os.geteuid() or folder.stat().st_mode & 0o022:
                 raise Refused(
@@ -646,7 +664,7 @@ class Site:
         """Refuse a configuration that nginx rejects, or in which another site is in the way."""
         code, dump, output = self.run(["/usr/sbin/nginx", "-T"])
         output = "; ".join(re.findall(r"\[[a-z]+\] .*", output))
-        ours = (str(self.link), f"{self.certificates}/{self.name}-")
+        ours = (str(self.link), f"{self.certificates}/{self.name}-", str(self.trail))
         if code and to_be_replaced and any(path in output for path in ours):
             # A run that was killed has left what nginx rejects.
             return
@@ -686,6 +704,7 @@ class Site:
         self.check_files()
         self.choose()
         files = ["certificate"] * (not self.has_certificate()) + ["users"] * (not self.has_users())
+        files += ["audit"] * (not self.has_trail())
         after = ["helpers"] * (not self.has_helpers()) + ["acme"] * self.acme_is_due()
         after += ["end acme"] * self.acme_is_over()
         after += ["sweep"] * bool(self.leftovers(self.content))
@@ -698,7 +717,13 @@ class Site:
         if not self.master:
             return [*plan, "start", *after]
         # What the link to certbot's points to has other words in it than what nginx has loaded.
-        if differs or missing or "certificate" in files or self.is_pending() or not self.serves():
+        if (
+            differs
+            or missing
+            or {"certificate", "audit"} & {*files}
+            or self.is_pending()
+            or not self.serves()
+        ):
             return [*plan, "reload", *after]
         return plan + after
 
@@ -716,6 +741,9 @@ class Site:
                 self.write_certificate()
             if "users" in plan:
                 self.write_users()
+            if "audit" in plan:
+                self.trail.mkdir(mode=0o700, parents=True, exist_ok=True)
+                self.trail.chmod(0o700)
             if "site" in plan or self.text() != self.content:
                 self.write()
         except Refused:
@@ -925,6 +953,7 @@ def main():
             **{"acme_url": optional, "acme_email": optional},
             "acme_agree": {"type": "bool", "default": False},
             "users": {"type": "list", "elements": "dict", "default": [], "options": users},
+            "audit": {"type": "bool", "default": False},
             # Not secret, but their pages do not belong in the host's journal.
             "helpers": {"type": "dict", "default": {}, "no_log": True},
         },
