@@ -823,6 +823,36 @@ def test_what_looks_after_the_certificate_comes_and_goes_with_it(host, pairs):
     assert not [path for path in HELPERS if (host.root / path[1:]).exists()]
 
 
+TRAIL = {
+    "/usr/local/lib/nginx-audit-mlflow": f"{MARK}\n",
+    "/etc/systemd/system/nginx-audit-mlflow.service": f"{MARK}\n",
+    "/etc/systemd/system/nginx-audit-mlflow.timer": f"{MARK}\n",
+}
+
+
+def test_the_audit_trail_stays_when_it_is_turned_off(host):
+    """Who turns it off must not take away what he did before. Root alone reads it."""
+    wanted = {"audit": True, "helpers": TRAIL, "more": "access_log @audit@/audit.log;"}
+    folder = host.root / "var/log/nginx-audit-mlflow"
+    assert host.ensure(**wanted) == ["audit", "site", "groups", "reload", "helpers"]
+    assert folder.stat().st_mode & 0o777 == 0o700 and host.ensure(**wanted) == []
+    assert f"access_log {folder}/audit.log;" in host.file("sites-enabled/mlflow").read_text()
+    assert host.timers == {"nginx-audit-mlflow.timer"}
+    folder.chmod(0o755)
+    assert host.ensure(**wanted) == ["audit", "reload"]
+    assert folder.stat().st_mode & 0o777 == 0o700
+    host.ensure()
+    assert host.timers == set() and folder.exists() and host.ensure() == []
+
+
+def test_a_missing_logrotate_is_told_beforehand(host):
+    """Without it the trail would fill the disk."""
+    del host.packages["logrotate"]
+    site = host.site(audit=True)
+    site.plan()
+    assert site.missing == ["logrotate"]
+
+
 def test_a_program_of_that_name_by_another_is_refused(host, pairs):
     """It is somebody's work."""
     file = host.root / "etc/systemd/system/nginx-certificate-mlflow.service"

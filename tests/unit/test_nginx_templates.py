@@ -111,6 +111,48 @@ def test_no_location_discards_the_headers():
     assert re.findall(r"(?m)^ {8,}add_header", text) == []
 
 
+@pytest.mark.parametrize(
+    ("status", "user", "ids", "file"),
+    [
+        ("200", "ada", "run_id=x", "audited"),
+        ("200", "ada", "-", "audited"),
+        ("200", "ada", "", None),
+        ("403", "ada", "", "audited"),
+        ("401", "", "", "refused"),
+        ("404", "", "", "refused"),
+        ("200", "", "", None),
+    ],
+)
+def test_what_was_done_and_what_was_refused_is_written_down(status, user, ids, file):
+    """What nobody known was refused goes elsewhere: a flood of it would push out what users did."""
+    text = site(nginx_audit=True)
+    rules = dict(re.findall(r'map "[^"]*" \$mlflow_(refused|audited) {\n +"~(.*)" 1;', text))
+    refused = "1" if re.search(rules["refused"], f"{status}:{user}") else ""
+    audited = re.search(rules["audited"], f"{refused}:{status}:{ids}")
+    assert [name for name, is_so in (("refused", refused), ("audited", audited)) if is_so] == (
+        [file] if file else []
+    )
+    assert "audit" not in site().lower().replace("x-audit-", "")
+
+
+def test_all_files_of_the_audit_trail_are_within_its_bound():
+    """Two logs, each with the one that is written and those that were."""
+    text = evaluate(
+        "lookup('ansible.builtin.template', 'audit.logrotate.j2')", nginx_audit_max_mb=1024
+    )
+    size, kept = (int(re.search(rf"{word} (\d+)", text)[1]) for word in ("size", "rotate"))
+    assert 2 * (kept + 1) * size == 1024 * 1024
+
+
+def test_the_audit_trails_files_are_what_the_module_knows():
+    helpers = evaluate("__nginx_helpers", nginx_audit=True)
+    params = {"name": "mlflow", "tls": "none", "server_names": [], "user_groups": []}
+    params |= {"networks": [], "users": [], "listen_address": "127.0.0.1", "listen_port": 1}
+    params |= {"redirect_port": 0, "audit": True, "helpers": {}}
+    assert set(helpers) <= set(map(str, nginx_site.Site(params, None).helper_files()))
+    assert len(helpers) == 3 and all(nginx_site.MARKER in text for text in helpers.values())
+
+
 @pytest.mark.parametrize("mode", ["none", "given", "self_signed", "acme"])
 def test_what_looks_after_a_certificate_is_what_the_module_knows(mode):
     """A file that it does not know it would never remove; one without the mark it would refuse."""
