@@ -13,8 +13,8 @@ app of the same name without `guarded`, with three things around it:
 - Headers for the audit trail, which nginx writes and hides from clients: X-Audit-User is who is
   logged in, X-Audit-Ids what a write was about.
 
-Looked at with MLflow 3.17.2 and mlflow-oidc-auth 7; tests/unit/guard derives routes and fields from
-MLflow's own maps, so one that is new and has no rule fails there.
+Looked at with MLflow 3.17.2 and mlflow-oidc-auth 11.0.2. tests/unit derives routes and fields from
+MLflow's own maps, so a name or a route of FastAPI that is new and has no rule fails there.
 """
 
 import asyncio
