@@ -51,7 +51,7 @@ def test_all_is_logged_to_one_folder_and_shown_by_one_command(control, host):
 )
 def test_what_cannot_work_is_refused(control, host, variables, phrases):
     """The operator reads what was wanted, what was found and what to do; bob goes on as before."""
-    host.check_output("su - bob -c 'mkdir -p ~/work && touch ~/work/train.py'")
+    host.check_output("su - bob -c 'mkdir -p ~/project && touch ~/project/train.py'")
     files = "-type f -not -name '*.pyc' -not -path '*/.mlflow_client/*'"
     find = f"find /home/bob /etc {files} -printf '%p %M %u %s %T@\\n' | sort"
     before = host.check_output(find)

@@ -159,7 +159,7 @@ def refused(uploads) -> list:
 
 
 def until_taken(user, path) -> int:
-    """Put a large artifact until it is not told to come again; return how it is answered."""
+    """Upload a large artifact, and again as long as the answer is 429; return the last status."""
     until = time.monotonic() + SOON
     while (status := user.status("PUT", path, iter([b"b"]))) == 429:
         assert time.monotonic() < until, "an upload that was broken off still counts"

@@ -18,7 +18,7 @@ def lines(host, name, word):
 
 
 def test_who_deleted_that_run_has_an_answer(host, visitor):
-    """By name, with the run, though its id is in the body of the request; and no client is told."""
+    """The user and the run, whose id is only in the request's body; the client sees none of it."""
     ada = visitor.as_(*ADA)
     made = ada.call("experiments/create", name=f"audit-{os.urandom(4).hex()}")
     run = ada.call("runs/create", experiment_id=made["experiment_id"])["run"]["info"]["run_id"]

@@ -250,7 +250,7 @@ def test_who_guesses_is_slowed_down_and_who_logs_in_right_is_not(host, visitor, 
 
 
 def test_the_trail_of_a_refusal_is_not_shown_to_clients(bob, runs):
-    """What nginx writes into the audit trail is told to nginx alone."""
+    """The headers that the audit log is made from stop at nginx."""
     with bob.request("POST", f"{API}/runs/delete", {"run_id": runs[1]}) as response:
         assert response.status == 403
         assert not [name for name in response.headers if name.lower().startswith("x-audit")]

@@ -145,7 +145,7 @@ def test_a_foreign_page_is_refused_even_with_a_login(visitor, headers):
     assert visitor.as_(*ADMIN).status(*search, **headers) == 403
 
 
-TOLD = {
+HEADERS = {
     "Referrer-Policy": "same-origin",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "SAMEORIGIN",
@@ -162,13 +162,13 @@ TOLD = {
     ],
 )
 def test_browsers_are_told_how_far_to_trust_a_page(visitor, method, path, status):
-    """Of MLflow's answers and nginx's own alike, each once: some browsers heed none that is there
+    """Of MLflow's answers and nginx's own alike, each once: some browsers ignore one that is there
     twice. Scripts come from the server alone, and no other's page is around it.
     """
     with visitor.as_(*ADMIN).request(method, path) as answer:
         headers = answer.headers
     assert answer.status == status
-    assert {name: headers.get_all(name) for name in TOLD} == {n: [v] for n, v in TOLD.items()}
+    assert {name: headers.get_all(name) for name in HEADERS} == {n: [v] for n, v in HEADERS.items()}
     (policy,) = headers.get_all("Content-Security-Policy")
     assert "default-src 'self'" in policy and "frame-ancestors 'self'" in policy
 

@@ -109,18 +109,18 @@ def test_a_user_without_permission_sees_nothing_of_anothers(visitor):
 
 
 def test_a_permission_on_everything_that_nobody_listed_is_told(control, visitor):
-    """Who has one may do everything to all prompts there are and will be. A run that has nothing to
-    do warns of it and leaves it; --check, which has nothing in its plan, fails.
+    """It covers every prompt, present and future. A run with nothing to do reports it and leaves
+    it; --check, which has nothing in its plan, fails.
     """
     prompts = {"username": BOB[0], "resource_type": "prompt", "resource_id": "*"}
     permissions, admin = "/api/3.0/mlflow/users/permissions", visitor.as_(*ADMIN)
     grant = prompts | {"permission": "MANAGE"}
     assert admin.status("POST", f"{permissions}/grant", grant) == 200
-    told = "found MANAGE for bob on prompt *; list them, or take them away"
+    warning = "found MANAGE for bob on prompt *; list them, or take them away"
     try:
-        assert told in control.settled()
+        assert warning in control.settled()
         code, said = control.playbook("--check", "-v")
-        assert code != 0 and told in said and "plan: []" in said, said
+        assert code != 0 and warning in said and "plan: []" in said, said
         assert "Refuse permissions on everything" in said.rpartition("TASK [")[2], said
     finally:
         # It is still there: no run has taken it away.

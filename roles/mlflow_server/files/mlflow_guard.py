@@ -70,6 +70,8 @@ READING = re.compile(
 # What the audit trail tells of a request, beside fields of identity.
 TOLD = re.compile(r"(permission|resource_type|resource_id|username|is_admin|stage|status)$")
 TOLD_CHARACTERS = 1500
+# What it never tells.
+SECRET = re.compile(r"password|secret|token|value|credential|._key$", re.IGNORECASE)
 
 # Wrong passwords from one address: so many at once, then one in so many seconds.
 GUESSES = 10
@@ -286,9 +288,6 @@ class Asked:
         return "&".join(pairs)[:TOLD_CHARACTERS] or "-"
 
 
-SECRET = re.compile(r"password|secret|token|value|credential|._key$", re.IGNORECASE)
-
-
 def judge(asked: Asked) -> None:
     """Refuse what MLflow's check and its handler could read differently.
 
@@ -313,15 +312,19 @@ def judge(asked: Asked) -> None:
     asked.given = given
     if asked.descriptor:
         check_spelling(given, asked.descriptor)
-    known = {fold(field.name) for field in asked.descriptor.fields} if asked.descriptor else set()
-    for key, _ in query:
-        if fold(key) in known | set(map(fold, given)) or IDENTITY.match(key):
-            raise Refused(f"Wanted {key} in the body alone; found it in the query; leave it out.")
+    if query:
+        fields = [field.name for field in asked.descriptor.fields] if asked.descriptor else []
+        known = set(map(fold, [*fields, *given]))
+        for key, _ in query:
+            if fold(key) in known or IDENTITY.match(key):
+                raise Refused(
+                    f"Wanted {key} in the body alone; found it in the query; leave it out."
+                )
     check_once(list(given.items()), "the body")
     check_path(asked.parameters, given, "the body")
-    if "assessment" in given and isinstance(given["assessment"], dict):
+    if isinstance(given.get("assessment"), dict):
         check_path(asked.parameters, given["assessment"], "the body")
-    if asked.method in SAFE or READING.match(asked.path):
+    if not asked.writes:
         return
     if NAMING.match(asked.path):
         check_name(given.get("name"))
@@ -530,6 +533,7 @@ class Native:
         query = scope.get("query_string", b"").decode("latin-1")
         spans = path.startswith(OTLP)
         asked = Asked(scope["method"], path, query, kind, b"" if spans else body)
+        scope.setdefault("state", {})["asked"] = asked
         try:
             judge(asked)
             if spans and body:
@@ -537,15 +541,13 @@ class Native:
                 asked.parameters = {"experiment_id": experiment}
                 if encoding := headers.get(b"content-encoding", b"").decode("latin-1").lower():
                     body = unpack(body, encoding)
-                    kept = [one for one in scope["headers"] if one[0] != b"content-encoding"]
+                    packed = (b"content-encoding", b"content-length")
+                    kept = [one for one in scope["headers"] if one[0] not in packed]
                     length = (b"content-length", str(len(body)).encode())
-                    kept = [one for one in kept if one[0] != b"content-length"] + [length]
-                    scope = scope | {"headers": kept}
+                    scope = scope | {"headers": [*kept, length]}
                 await asyncio.to_thread(check_spans, body, kind, experiment)
         except Refused as refused:
-            scope.setdefault("state", {})["asked"] = asked
             return await answer(send, refused)
-        scope.setdefault("state", {})["asked"] = asked
         await self.app(scope, replay(body, receive), send)
 
 
@@ -624,7 +626,6 @@ class Front:
         counts = login and address
         # What each layer adds to it is the same dictionary for all of them.
         state = scope.setdefault("state", {})
-
         good = None
 
         async def tell(message) -> None:
@@ -636,8 +637,9 @@ class Front:
                 if user and b"x-audit-user" not in named:
                     told.append((b"x-audit-user", quote(user).encode()))
                     query = scope.get("query_string", b"").decode("latin-1")
-                    asked = Asked(scope["method"], scope["path"], query, "", b"")
-                    asked = state.get("asked", asked)
+                    asked = state.get("asked") or Asked(
+                        scope["method"], scope["path"], query, "", b""
+                    )
                     if asked.writes:
                         told.append((b"x-audit-ids", asked.ids.encode()))
                 message = message | {"headers": told}
