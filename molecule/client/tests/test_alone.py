@@ -38,8 +38,8 @@ def test_all_is_logged_to_one_folder_and_shown_by_one_command(control, host):
     ("variables", "phrases"),
     [
         pytest.param(
-            {"mlflow_client_virtualenv": "/home/bob/work"},
-            ["Wanted /home/bob/work to be empty, or made by this role", "choose another"],
+            {"mlflow_client_virtualenv": "/home/bob/project"},
+            ["Wanted /home/bob/project to be empty, or made by this role", "choose another"],
             id="a folder with something else in it",
         ),
         pytest.param(
