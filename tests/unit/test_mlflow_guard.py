@@ -13,9 +13,11 @@ import zlib
 import mlflow_guard as guard
 import pytest
 from flask import Response
-from mlflow.server import app
+from mlflow.entities import AssessmentSource, Feedback, TraceInfo, TraceLocation, TraceState
+from mlflow.server import app, handlers
 from mlflow.server.fastapi_app import create_fastapi_app
 from mlflow.server.handlers import get_endpoints
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracing.constant import TraceTagKey
 from mlflow.utils import mlflow_tags
 
@@ -281,16 +283,49 @@ def test_a_location_for_an_experiment_is_the_administrators(client, monkeypatch)
 
 
 def test_a_trace_is_asked_for_its_experiment(client, monkeypatch):
+    """And an assessment in it for its trace."""
     seen = []
-    monkeypatch.setattr(guard, "check_traces", seen.append)
+    monkeypatch.setattr(guard, "check_traces", lambda *asked: seen.append(asked))
     path = "/ajax-api/3.0/mlflow/traces"
     place = {"trace_location": {"mlflow_experiment": {"experiment_id": "7"}}}
     body = {"trace": {"trace_info": {"trace_id": "tr-1"} | place}}
     assert client.post(path, json=body).status_code == PASSED
-    assert seen == [{"tr-1": "7"}]
+    body["trace"]["trace_info"]["assessments"] = [{"assessment_id": "a-1"}, {"rationale": "new"}]
+    assert client.post(path, json=body).status_code == PASSED
+    assert seen == [({"tr-1": "7"}, {}), ({"tr-1": "7"}, {"a-1": "tr-1"})]
     body["trace"]["trace_info"]["trace_id"] = "tr-1/../../x"
     for wrong in (body, {}, {"trace": 1}, {"trace": {"trace_info": []}}):
         assert client.post(path, json=wrong).status_code == 400
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """MLflow's store with two experiments, a trace in the first and an assessment in it."""
+    folder = tmp_path_factory.mktemp("store")
+    store = SqlAlchemyStore(f"sqlite:///{folder}/mlflow.db", str(folder))
+    places = [store.create_experiment(name) for name in ("one", "other")]
+    for trace, place in zip(("tr-1", "tr-2"), places, strict=True):
+        location = TraceLocation.from_experiment_id(place)
+        store.start_trace(TraceInfo(trace, location, 1, TraceState.OK))
+    source = AssessmentSource("HUMAN", "ada")
+    assessment = store.create_assessment(Feedback("x", value=1, source=source, trace_id="tr-1"))
+    return places, assessment.assessment_id, store
+
+
+def test_what_is_in_another_place_is_refused(store, monkeypatch):
+    """MLflow would move it there."""
+    (one, other), assessment, found = store
+    monkeypatch.setattr(handlers, "_get_tracking_store", lambda: found)
+    guard.check_traces({"tr-1": one, "tr-2": other, "tr-new": one})
+    guard.check_traces({"tr-1": one}, {assessment: "tr-1", "a-new": "tr-1"})
+    for traces, assessments in [
+        ({"tr-new": one, "tr-2": one}, None),
+        ({"tr-1": other}, None),
+        ({"tr-2": other}, {assessment: "tr-2"}),
+    ]:
+        with pytest.raises(guard.Refused) as refused:
+            guard.check_traces(traces, assessments)
+        assert refused.value.status == 403
 
 
 def test_credentials_of_the_gateway_are_its_users_own(client):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import crawl
 import pytest
+import strangers
 import testinfra
 from api import colour
 from canaries import on_host
@@ -38,6 +39,19 @@ CLOSED = (
     "/slo/",
     "/saml/metadata/",
 )
+# What the app lets anybody name as a source, whose it ever is.
+NAMED = {
+    ("POST", "runs/log-inputs", "logged_model in models.0.model_id"),
+    ("POST", "runs/outputs", "logged_model in models.0.model_id"),
+}
+# What the app refuses to all: an assessment that is sent again with its trace, and reviewing. And
+# what a server without S3 does not have.
+REFUSED = {
+    ("POST", "traces"),
+    ("POST", "review-queues/get-or-create-user"),
+    ("POST", "review-queues/items/set-status"),
+    ("POST", "mpu/create/<experiment>/files"),
+}
 ASK = "import httpx2, sys; httpx2.get(sys.argv[1]).raise_for_status()"
 # What the administrator of the provider does.
 TAKE_AWAY = """
@@ -177,6 +191,21 @@ def test_a_user_without_permission_does_not_see_anothers_experiment(
     assert EXPERIMENT not in bob["text"]
     assert EXPERIMENT not in search(control, login_of(bob))
     assert EXPERIMENT in search(control, login_of(ada))
+
+
+def test_nothing_of_anothers_can_be_changed(ada, browser, visitor):
+    """Each request passes with Bob's things alone, so that it is Ada's name or id for which the
+    same one is refused.
+    """
+    bob = browser("bob")
+    hers, his = visitor.as_(ada["name"], ada["token"]), visitor.as_(bob["name"], bob["token"])
+    of_ada = strangers.things(hers, "ada", without=("server",))
+    of_bob = strangers.things(his, "bob", without=("server",))
+    before = strangers.state(hers, of_ada)
+    passed = strangers.passed(his, of_bob, of_ada) - strangers.HARMLESS - strangers.READING
+    assert passed == NAMED
+    assert not strangers.different(before, strangers.state(hers, of_ada))
+    assert set(strangers.refused(his, of_bob)) == REFUSED
 
 
 def test_the_provider_says_who_is_administrator(ada, browser):

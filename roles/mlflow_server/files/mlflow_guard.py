@@ -337,29 +337,39 @@ def judge(asked: Asked) -> None:
 # What exists already
 
 
-def check_traces(places: dict[str, str]) -> None:
-    """Refuse traces that exist in another experiment than the one they are sent to.
+def check_traces(places: dict[str, str], assessments: dict[str, str] | None = None) -> None:
+    """Refuse what exists already, in another place than the one it is sent to.
 
     Args:
         places: Experiment by id of the trace.
+        assessments: Trace by id of the assessment.
     """
     from mlflow.server.handlers import _get_tracking_store
-    from mlflow.store.tracking.dbmodels.models import SqlTraceInfo
+    from mlflow.store.tracking.dbmodels.models import SqlAssessments, SqlTraceInfo
 
+    trace, assessment = SqlTraceInfo.request_id, SqlAssessments.assessment_id
+    asked = [
+        ("trace", "experiment", places, trace, SqlTraceInfo.experiment_id),
+        ("assessment", "trace", assessments or {}, assessment, SqlAssessments.trace_id),
+    ]
     with _get_tracking_store().ManagedSessionMaker() as session:
-        query = session.query(SqlTraceInfo.request_id, SqlTraceInfo.experiment_id)
-        found = query.filter(SqlTraceInfo.request_id.in_(list(places))).all()
-    for trace, experiment in found:
-        if str(experiment) != places[trace]:
+        found = [
+            (kind, place, wanted[known], known, str(where))
+            for kind, place, wanted, key, value in asked
+            if wanted
+            for known, where in session.query(key, value).filter(key.in_(list(wanted)))
+        ]
+    for kind, place, wanted, known, where in found:
+        if where != wanted:
             raise Refused(
-                f"Wanted a trace of the experiment {places[trace]}; found {trace} in another; "
-                "make a trace of your own.",
+                f"Wanted a new {kind}, or one of {place} {wanted}; found {known} in another "
+                f"{place}; leave it out.",
                 403,
             )
 
 
 def check_new_trace(given: dict) -> None:
-    """Refuse to make a trace anew in another experiment."""
+    """Refuse to make a trace, or an assessment in it, that is another's."""
     found = [given]
     for key in ("trace", "trace_info", "trace_location", "mlflow_experiment"):
         nested = found[-1].get(key)
@@ -370,7 +380,10 @@ def check_new_trace(given: dict) -> None:
     # Its artifacts are in a folder of that name.
     if ".." in trace or trace.startswith("/"):
         raise Refused(f"Wanted the id of a trace; found {trace}; leave dots and slashes out.")
-    check_traces({trace: str(found[4].get("experiment_id"))})
+    given = found[2].get("assessments")
+    inner = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
+    assessments = {str(one["assessment_id"]): trace for one in inner if one.get("assessment_id")}
+    check_traces({trace: str(found[4].get("experiment_id"))}, assessments)
 
 
 def unpack(body: bytes, encoding: str) -> bytes:
