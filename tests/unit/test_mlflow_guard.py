@@ -14,12 +14,16 @@ import mlflow_guard as guard
 import pytest
 from flask import Response
 from mlflow.entities import AssessmentSource, Feedback, TraceInfo, TraceLocation, TraceState
-from mlflow.server import app, handlers
+from mlflow.exceptions import MlflowException
+from mlflow.gateway.config import EndpointType
+from mlflow.server import app, gateway_api, handlers
 from mlflow.server.fastapi_app import create_fastapi_app
 from mlflow.server.handlers import get_endpoints
+from mlflow.store.tracking.gateway.entities import GatewayModelConfig
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 from mlflow.tracing.constant import TraceTagKey
 from mlflow.utils import mlflow_tags
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 PASSED = 299
 # Those that make a thing by a name, of which whoever makes it is the owner, and that give it
@@ -133,7 +137,7 @@ def test_an_honest_request_passes_at_every_route(client):
         whole = {
             field.name: value(field, f"of-the-path-{field.name}")
             for field in (message.fields if message else ())
-            if field.name != "run_uuid" and "gateway/secrets" not in path
+            if field.name != "run_uuid"
         }
         if NEEDS_MORE.search(path):
             continue
@@ -328,21 +332,74 @@ def test_what_is_in_another_place_is_refused(store, monkeypatch):
         assert refused.value.status == 403
 
 
-def test_credentials_of_the_gateway_are_its_users_own(client):
-    """Else whoever may make an endpoint has the server's key, or the server ask anybody."""
-    path = "/api/3.0/mlflow/gateway/secrets/create"
-    account = {"type": "service_account", "token_uri": guard.GOOGLE_TOKENS}
-    good = {"provider": "vertex_ai", "secret_value": {"vertex_credentials": json.dumps(account)}}
-    assert client.post(path, json=good).status_code == PASSED
-    assert client.post(path, json={"secret_value": {"api_key": "x"}}).status_code == PASSED
-    other = json.dumps(account | {"token_uri": "http://169.254.169.254/"})
-    wrong = [{"vertex_credentials": text} for text in (other, "/etc/passwd", "{}", "")]
-    wrong += [{"api_key": "x"}]
-    for secret in wrong:
-        body = {"provider": "vertex_ai", "secret_value": secret}
-        assert client.post(path, json=body).status_code == 400, secret
-    chain = {"auth_config": {"auth_mode": "default_chain"}, "secret_value": {"a": "b"}}
-    assert client.post(path, json=chain).status_code == 400
+ACCOUNT = {"type": "service_account", "token_uri": guard.GOOGLE_TOKENS}
+ELSEWHERE = ACCOUNT | {"token_uri": "http://169.254.169.254/"}
+KEYS = {"aws_access_key_id": "x", "aws_secret_access_key": "x"}
+
+
+def vertex(account, location="europe-west1"):
+    return ("vertex_ai", {"vertex_credentials": account}, {"vertex_location": location})
+
+
+def bedrock(secret, mode=None, region="eu-west-1"):
+    return ("bedrock", secret, {"aws_region_name": region} | ({"auth_mode": mode} if mode else {}))
+
+
+@pytest.fixture
+def provider(monkeypatch):
+    """Return a function that makes MLflow's gateway ask a provider with a secret."""
+    monkeypatch.setattr(gateway_api, "_build_endpoint_config", gateway_api._build_endpoint_config)
+    guard.guard_gateway()
+
+    def ask(provider, secret, more):
+        model = GatewayModelConfig("x", provider, "x", secret, {"vertex_project": "x"} | more)
+        return gateway_api._build_endpoint_config("x", model, EndpointType.LLM_V1_CHAT)
+
+    return ask
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        vertex(json.dumps(ACCOUNT)),
+        bedrock({"api_key": "x"}),
+        bedrock(KEYS, "access_keys"),
+        ("databricks", {"api_key": "x"}, {"api_base": "https://x.example"}),
+        ("openai", {"api_key": "x"}, {}),
+        ("ollama", {"api_key": "x"}, {}),
+    ],
+)
+def test_a_provider_is_asked_with_a_users_own_key(provider, asked):
+    assert provider(*asked).name == "x"
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        vertex(json.dumps(ELSEWHERE)),
+        vertex("/etc/passwd"),
+        vertex("{}"),
+        vertex(None),
+        vertex(json.dumps(ACCOUNT), "evil.example/#"),
+        # The server's own keys, in each way that leads to them.
+        bedrock(KEYS, "default_chain"),
+        bedrock(KEYS, "anything"),
+        bedrock({}),
+        bedrock({}, "access_keys"),
+        bedrock({"aws_access_key_id": "x"}, "access_keys"),
+        bedrock({"api_key": ""}),
+        ("bedrock", {}, {"auth_mode": "iam_role", "aws_role_name": "arn:aws:iam::1:role/x"}),
+        ("amazon-bedrock", KEYS, {"auth_mode": "default_chain"}),
+        bedrock({"api_key": "x"}, region="evil.example/#"),
+        ("databricks", {}, {"api_base": "https://x.example"}),
+        ("databricks", {"api_key": "x"}, {}),
+        ("sagemaker", {"api_key": "x"}, {}),
+    ],
+)
+def test_no_provider_is_asked_with_the_servers_own_key_or_at_any_address(provider, asked):
+    """Whoever may make an endpoint would use it, or read the answer of whatever is there."""
+    with pytest.raises(MlflowException, match="Wanted a (key|region)"):
+        provider(*asked)
 
 
 def test_what_fastapi_handles_itself_is_known():
@@ -481,6 +538,34 @@ def test_json_that_would_take_much_memory_is_refused_before_it_is_parsed():
     assert passed(front, (scope(artifact, "PUT", content_length="1"), many)) == [401]
 
 
+@pytest.mark.parametrize(
+    ("length", "at_once"),
+    [("", 5), (str(guard.LARGE - 1), 5), (str(guard.LARGE), 1), ("chunked", 1), ("gateway", 5)],
+)
+def test_a_worker_has_one_large_request_in_memory_at_once(length, at_once):
+    """Each may take some 200 MB, and eight of them took a worker's memory with one login. A
+    provider of the gateway may take minutes.
+    """
+    path = "/gateway/x/mlflow/invocations" if length == "gateway" else "/api/2.0/x"
+    headers = {"content_length": str(guard.LARGE) if length == "gateway" else length}
+    if length == "chunked":
+        headers = {"transfer_encoding": "chunked"}
+    inside, most = 0, 0
+
+    async def app(scope, receive, send):
+        nonlocal inside, most
+        inside += 1
+        most = max(most, inside)
+        await asyncio.sleep(0.01)
+        inside -= 1
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+    front = guard.Front(app, lambda *_: False)
+    asked = [(scope(path, **{k: v for k, v in headers.items() if v}), b"{}")] * 5
+    assert passed(front, *asked) == [200] * 5
+    assert most == at_once
+
+
 def test_a_foreign_page_is_refused_at_every_path():
     front = guard.Front(application(), lambda origin, method: origin != "https://own.example")
     paths = ("/graphql", "/v1/traces", "/gateway/x", "//api/2.0/x", "/")
@@ -507,6 +592,29 @@ def test_traces_are_unpacked_up_to_a_bound(monkeypatch):
         with pytest.raises(guard.Refused) as refused:
             guard.unpack(packed, encoding)
         assert refused.value.status == status
+
+
+def test_traces_of_far_too_many_parts_are_refused(monkeypatch):
+    """An empty message takes two bytes on the way, a span some kilobytes in the worker."""
+    monkeypatch.setattr(guard, "check_traces", lambda *_: None)
+    request = ExportTraceServiceRequest()
+    some = request.resource_spans.add().scope_spans.add().spans
+    for _ in range(512):
+        span = some.add(trace_id=b"x" * 16, name="x")
+        span.attributes.add(key="k").value.string_value = "v" * 2000
+    honest, kind = request.SerializeToString(), "application/x-protobuf"
+    assert len(honest) > 2 * guard.MAX_CONTAINERS
+    guard.check_spans(honest, kind, "1")
+    for _ in range(guard.MAX_SPANS):
+        some.add(trace_id=b"x" * 16)
+    for body in (request.SerializeToString(), b"\x0a\x00" * (guard.MAX_CONTAINERS + 1)):
+        with pytest.raises(guard.Refused) as refused:
+            guard.check_spans(body, kind, "1")
+        assert refused.value.status == 413
+    for broken in (honest[:-1], honest + b"\x0b", b"\xff" * len(honest)):
+        with pytest.raises(guard.Refused) as refused:
+            guard.check_spans(broken, kind, "1")
+        assert refused.value.status == 400
 
 
 def spans(trace="0a" * 16, **attributes):

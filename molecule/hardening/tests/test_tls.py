@@ -5,6 +5,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from api import colour
 
 group = "hardening-tls"
 URL = "https://hardening-tls"
@@ -23,6 +24,21 @@ def assert_nothing_lost(counts, say):
 @pytest.fixture
 def ca(certificate):
     return certificate("hardening-tls")
+
+
+# Connects as the process of a unit does: from within its cgroup, where systemd's filter is.
+CONNECT = """
+import os, socket, sys
+unit, address = sys.argv[1:]
+if unit:
+    with open(f"/sys/fs/cgroup/system.slice/{unit}/cgroup.procs", "w") as file:
+        file.write(str(os.getpid()))
+try:
+    socket.create_connection((address, 80), 2)
+    print("connected")
+except OSError as error:
+    print(type(error).__name__)
+"""
 
 
 def processes(host):
@@ -258,3 +274,19 @@ def test_all_of_it_goes_away_with_its_variables(changed, control, host, ask, ca)
     assert host.check_output("ls -A /etc/nginx/users") == ""
     assert len(host.check_output("ls -A /etc/nginx/tls").split()) == 1
     host.check_output(f"systemctl start {WATCH}.service")
+
+
+def test_an_opened_gateway_reaches_no_metadata_service(host, ask, ca):
+    """A user may have it ask any address, and reads the answer; there, clouds hand out keys. A
+    stand-in answers at the address, as nginx does at all of the host's.
+    """
+    models = ask(f"{URL}/gateway/mlflow/v1/models", ca=ca)
+    assert models["status"] == 200, "it is open"
+    address, unit = "169.254.169.254", f"mlflow-{colour(host)}.service"
+    host.check_output(f"ip address add {address}/32 dev lo")
+    try:
+        connect = f"python3 -c %s %s {address}"
+        assert host.check_output(connect, CONNECT, "") == "connected"
+        assert host.check_output(connect, CONNECT, unit) == "TimeoutError"
+    finally:
+        host.check_output(f"ip address delete {address}/32 dev lo")

@@ -18,6 +18,7 @@ MLflow's own maps, so a name or a route of FastAPI that is new and has no rule f
 """
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
@@ -44,12 +45,16 @@ NATIVE = (
     "/ajax-api/3.0/mlflow/mcp-servers",
 )
 
-# What a body of JSON may hold, so that a parsed one takes no more than some 100 MB: objects and
-# lists, and values. A batch of 1,000 metrics, the most that MLflow takes, has 1,001 and 4,000.
+# What a body may hold, so that a worker grows by some 200 MB at most while it is parsed and carried
+# out: objects and lists, or messages of protobuf; values; spans. A batch of 1,000 metrics, the most
+# that MLflow takes, has 1,001 objects and 4,000 values; OpenTelemetry sends 512 spans at once.
 MAX_CONTAINERS = 300_000
-MAX_VALUES = 2_000_000
+MAX_VALUES = 1_000_000
+MAX_SPANS = 20_000
 # Bytes of a compressed body of traces once it is unpacked.
 MAX_UNPACKED = 16 * 1024 * 1024
+# Bytes from which on a worker reads and carries out one request at a time; more wait.
+LARGE = 128 * 1024
 
 # Fields that say who or what a request is about. protobuf takes them in two spellings, run_id and
 # runId; the check knows one.
@@ -59,9 +64,10 @@ SERVERS_TAG = re.compile(r"(mlflow\.traceTag\.)?mlflow\..*(location|archiv\w*)$"
 # Routes that make a name. Who makes a thing is its owner, by that name.
 NAMING = re.compile(r".*/(create|register|rename|logged-models|webhooks|workspaces|mcp-servers)$")
 NEW_EXPERIMENT = re.compile(r"/(ajax-)?api/2\.0/mlflow/experiments/create")
-GATEWAY_SECRET = re.compile(r".*/gateway/secrets/(create|update)$")
 # Where google-auth sends a service account's signature, and follows where the answer points.
 GOOGLE_TOKENS = "https://oauth2.googleapis.com/token"
+# A region, of which a provider's host name is made.
+REGION = re.compile(r"[a-z0-9-]+")
 # Routes that read though they are no GET.
 READING = re.compile(
     r".*/(search[\w-]*|batchGet\w*|get-latest-versions|metrics|calculate-filter-correlation"
@@ -134,13 +140,51 @@ def parse(body: bytes):
 
 def check_size(body: bytes) -> None:
     """Refuse JSON that would take far more memory once it is parsed."""
-    containers = body.count(b"{") + body.count(b"[")
-    if containers > MAX_CONTAINERS or body.count(b",") > MAX_VALUES:
-        raise Refused(
-            f"Wanted at most {MAX_CONTAINERS} objects and lists and {MAX_VALUES} values in a "
-            "request; found more; send it in parts.",
-            413,
-        )
+    check_number(body.count(b"{") + body.count(b"["), MAX_CONTAINERS, "objects and lists")
+    check_number(body.count(b","), MAX_VALUES, "values")
+
+
+def check_number(found: int, most: int, what: str) -> None:
+    """Refuse more of something than is taken at once."""
+    if found > most:
+        raise Refused(f"Wanted at most {most} {what}; found more; send them in parts.", 413)
+
+
+def check_messages(body: bytes, descriptor) -> None:
+    """Refuse a body of protobuf that has far more messages than one that is honest.
+
+    An empty message takes two bytes, and some hundred once it is parsed.
+
+    Args:
+        descriptor: Of the message that the body is.
+    """
+    found, begun = 0, [(0, len(body), descriptor)]
+
+    def number(at: int) -> tuple[int, int]:
+        """Return a varint, and where it ends."""
+        value = shift = 0
+        while body[at] & 0x80 and shift < 70:
+            value, shift, at = value | (body[at] & 0x7F) << shift, shift + 7, at + 1
+        return value | body[at] << shift, at + 1
+
+    while begun:
+        at, end, kind = begun.pop()
+        while at < end:
+            key, at = number(at)
+            if key & 7 == 2:
+                length, at = number(at)
+                field = kind.fields_by_number.get(key >> 3)
+                if field and field.message_type:
+                    found += 1
+                    check_number(found, MAX_CONTAINERS, "messages")
+                    begun.append((at, min(at + length, end), field.message_type))
+                at += length
+            elif key & 7 == 0:
+                _, at = number(at)
+            elif key & 7 in (1, 5):
+                at += 8 if key & 7 == 1 else 4
+            else:
+                raise ValueError("a group, which OpenTelemetry does not have")
 
 
 def check_spelling(given, descriptor) -> None:
@@ -225,29 +269,6 @@ def check_tags(given) -> None:
         check_tags(value)
 
 
-def check_gateway(given: dict) -> None:
-    """Refuse credentials by which the AI gateway would use the server's own, or ask anybody."""
-    text = json.dumps(given)
-    if "default_chain" in text:
-        raise Refused(
-            "Wanted credentials of your own; found default_chain, the server's; give a key."
-        )
-    value = given.get("secret_value")
-    for key, found in value.items() if isinstance(value, dict) else [("", value)]:
-        if key != "vertex_credentials" and given.get("provider") != "vertex_ai":
-            continue
-        try:
-            account = json.loads(found)
-            right = account["type"] == "service_account" and account["token_uri"] == GOOGLE_TOKENS
-        except (ValueError, TypeError, KeyError):
-            right = False
-        if not right:
-            raise Refused(
-                f"Wanted a service account's key with the token_uri {GOOGLE_TOKENS}; found "
-                "something else; download one from Google."
-            )
-
-
 class Asked:
     """A request, as the adapters below see it.
 
@@ -330,8 +351,6 @@ def judge(asked: Asked) -> None:
         check_name(given.get("name"))
     check_name(given.get("new_name"))
     check_tags(given)
-    if GATEWAY_SECRET.match(asked.path):
-        check_gateway(given)
 
 
 # What exists already
@@ -399,10 +418,7 @@ def unpack(body: bytes, encoding: str) -> bytes:
         except zlib.error:
             continue
         if worker.unconsumed_tail or not worker.eof:
-            raise Refused(
-                f"Wanted at most {MAX_UNPACKED} bytes of traces; found more; send them in parts.",
-                413,
-            )
+            check_number(MAX_UNPACKED + 1, MAX_UNPACKED, "bytes of traces")
         return found
     raise Refused(f"Wanted gzip or deflate; found {encoding}, or a broken body; send it plain.")
 
@@ -420,19 +436,80 @@ def check_spans(body: bytes, kind: str, experiment: str) -> None:
             parse(body)
             Parse(_convert_otlp_json_ids_to_base64(body), message, ignore_unknown_fields=True)
         else:
+            # Each takes two bytes at least.
+            if len(body) > 2 * MAX_CONTAINERS:
+                check_messages(body, message.DESCRIPTOR)
             message.ParseFromString(body)
     except Refused:
         raise
     except Exception:
         raise Refused("Wanted spans of OpenTelemetry; found something else.") from None
     places = {}
-    for resource in message.resource_spans:
-        for scope in resource.scope_spans:
-            for span in scope.spans:
-                places[f"tr-{int.from_bytes(span.trace_id, 'big'):032x}"] = experiment
-                check_tags({attribute.key: None for attribute in span.attributes})
+    scopes = [scope for resource in message.resource_spans for scope in resource.scope_spans]
+    check_number(sum(len(scope.spans) for scope in scopes), MAX_SPANS, "spans")
+    for scope in scopes:
+        for span in scope.spans:
+            places[f"tr-{int.from_bytes(span.trace_id, 'big'):032x}"] = experiment
+            check_tags({attribute.key: None for attribute in span.attributes})
     if places:
         check_traces(places)
+
+
+# Whom the AI gateway asks
+
+
+def check_provider(provider: str, config) -> None:
+    """Refuse to ask a provider with the server's own credentials, or one that anybody may be.
+
+    Args:
+        provider: As MLflow calls it.
+        config: What MLflow has made of a user's secret: a model of mlflow.gateway.
+    """
+    own, region = True, None
+    if provider == "bedrock":
+        aws = vars(config.aws_config)
+        own = aws.get("aws_bearer_token") or (
+            aws.get("aws_access_key_id") and aws.get("aws_secret_access_key")
+        )
+        region = aws["aws_region"]
+    elif provider == "vertex_ai":
+        region = config.vertex_location
+        try:
+            account = json.loads(config.vertex_credentials)
+            own = account["type"] == "service_account" and account["token_uri"] == GOOGLE_TOKENS
+        except (ValueError, TypeError, KeyError):
+            own = False
+    elif provider == "databricks":
+        own = config.host and (config.token or (config.client_id and config.client_secret))
+    elif provider == "litellm":
+        own = False
+    if not own:
+        raise Refused(
+            f"Wanted a key for {provider} in the secret; found none that is whole, so that the "
+            "server's own would be used; give a key or a token, or for vertex_ai a service account "
+            f"with the token_uri {GOOGLE_TOKENS}."
+        )
+    if region and not REGION.fullmatch(region):
+        raise Refused(f"Wanted a region of {provider}; found {region}; correct it.")
+
+
+def guard_gateway() -> None:
+    """Have each provider checked when it is asked, whenever its secret was written."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.server import gateway_api
+
+    build = gateway_api._build_endpoint_config
+
+    def checked(*args, **kwargs):
+        found = build(*args, **kwargs)
+        provider = found.model.provider
+        try:
+            check_provider(getattr(provider, "value", provider), found.model.config)
+        except Refused as refused:
+            raise MlflowException.invalid_parameter_value(refused.text) from None
+        return found
+
+    gateway_api._build_endpoint_config = checked
 
 
 # The adapters: Flask, FastAPI, and what is around both
@@ -627,6 +704,7 @@ class Front:
     def __init__(self, app, blocked):
         self.app, self.blocked = app, blocked
         self.guesses = Guesses()
+        self.large = asyncio.Lock()
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] != "http":
@@ -683,14 +761,21 @@ class Front:
         origin = headers.get(b"origin", b"").decode("latin-1")
         if origin and self.blocked(origin, scope["method"]):
             raise Refused("Wanted a page of this server; found one of another.", 403)
-        sends = headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
-        path = scope["path"]
-        # Artifacts pass as they come, and spans are looked at once their sender is known.
-        if sends and path.startswith(JSON_PREFIXES) and not ARTIFACTS.match(path):
-            body = await read(receive)
-            check_size(body)
-            receive = replay(body, receive)
-        await self.app(scope, receive, send)
+        length = int(headers.get(b"content-length") or b"0")
+        if b"transfer-encoding" in headers:
+            length = LARGE
+        # Artifacts pass as they come.
+        if not length or ARTIFACTS.match(scope["path"]):
+            return await self.app(scope, receive, send)
+        # A provider's answer may take minutes.
+        large = length >= LARGE and not scope["path"].startswith("/gateway/")
+        async with self.large if large else contextlib.nullcontext():
+            # Spans are looked at once their sender is known.
+            if scope["path"].startswith(JSON_PREFIXES):
+                body = await read(receive)
+                check_size(body)
+                receive = replay(body, receive)
+            await self.app(scope, receive, send)
 
 
 def guarded(app, user_of, is_admin):
@@ -715,6 +800,7 @@ def guarded(app, user_of, is_admin):
     if not routes:
         raise RuntimeError("Wanted MLflow's routes and their messages; found none.")
     guard_flask(flask_app, routes, user_of, is_admin)
+    guard_gateway()
     app.user_middleware.append(Middleware(Native))
     origins = get_allowed_origins_from_env()
     return Front(app, lambda origin, method: should_block_cors_request(origin, method, origins))
