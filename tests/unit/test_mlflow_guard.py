@@ -190,7 +190,13 @@ def test_a_body_that_two_readers_read_differently_is_refused_at_every_route(clie
         cases += [(path, method, body, {"kind": kind}) for kind in ("text/plain", None, "x/a+json")]
         cases += [(path, method, json.dumps(body), {}), (path, method, "[]", {})]
         cases += [(path, method, '{"a": {"b": 1, "b": 2}}', {}), (path, method, "{", {})]
-    assert refusals(client, cases) >= 7 * 262
+        # Half a character, which no log can write, and more levels than can be looked at.
+        cases += [(path, method, r'{"some_id": "\ud800"}', {})]
+        cases += [(path, method, '{"trace": ' + "[" * 5000 + "]" * 5000 + "}", {})]
+    assert refusals(client, cases) >= 9 * 262
+    both = r'{"some_id": "\ud83d\ude00"}'
+    path = "/api/2.0/mlflow/runs/delete"
+    assert ask(client, path, "POST", both).status_code == PASSED
 
 
 def test_a_get_with_a_body_is_refused_at_every_route(client):
@@ -289,14 +295,18 @@ def test_a_location_for_an_experiment_is_the_administrators(client, monkeypatch)
 def test_a_trace_is_asked_for_its_experiment(client, monkeypatch):
     """And an assessment in it for its trace."""
     seen = []
-    monkeypatch.setattr(guard, "check_traces", lambda *asked: seen.append(asked))
+    monkeypatch.setattr(guard, "check_places", lambda *asked: seen.append(asked))
     path = "/ajax-api/3.0/mlflow/traces"
     place = {"trace_location": {"mlflow_experiment": {"experiment_id": "7"}}}
     body = {"trace": {"trace_info": {"trace_id": "tr-1"} | place}}
     assert client.post(path, json=body).status_code == PASSED
-    body["trace"]["trace_info"]["assessments"] = [{"assessment_id": "a-1"}, {"rationale": "new"}]
+    some = [{"assessment_id": "a-1", "overrides": "a-0"}, {"rationale": "new"}]
+    body["trace"]["trace_info"]["assessments"] = some
     assert client.post(path, json=body).status_code == PASSED
-    assert seen == [({"tr-1": "7"}, {}), ({"tr-1": "7"}, {"a-1": "tr-1"})]
+    assert seen == [({"tr-1": "7"}, {}), ({"tr-1": "7"}, {"a-1": "tr-1", "a-0": "tr-1"})]
+    more = {"assessment": {"assessment_name": "x", "overrides": "a-0"}}
+    assert client.post(f"{path}/tr-1/assessments", json=more).status_code == PASSED
+    assert seen[2:] == [({}, {"a-0": "tr-1"})]
     body["trace"]["trace_info"]["trace_id"] = "tr-1/../../x"
     for wrong in (body, {}, {"trace": 1}, {"trace": {"trace_info": []}}):
         assert client.post(path, json=wrong).status_code == 400
@@ -311,6 +321,7 @@ def store(tmp_path_factory):
     for trace, place in zip(("tr-1", "tr-2"), places, strict=True):
         location = TraceLocation.from_experiment_id(place)
         store.start_trace(TraceInfo(trace, location, 1, TraceState.OK))
+    store.create_run(places[0], "ada", 1, [], "x")
     source = AssessmentSource("HUMAN", "ada")
     assessment = store.create_assessment(Feedback("x", value=1, source=source, trace_id="tr-1"))
     return places, assessment.assessment_id, store
@@ -320,15 +331,18 @@ def test_what_is_in_another_place_is_refused(store, monkeypatch):
     """MLflow would move it there."""
     (one, other), assessment, found = store
     monkeypatch.setattr(handlers, "_get_tracking_store", lambda: found)
-    guard.check_traces({"tr-1": one, "tr-2": other, "tr-new": one})
-    guard.check_traces({"tr-1": one}, {assessment: "tr-1", "a-new": "tr-1"})
-    for traces, assessments in [
-        ({"tr-new": one, "tr-2": one}, None),
-        ({"tr-1": other}, None),
-        ({"tr-2": other}, {assessment: "tr-2"}),
+    guard.check_places({"tr-1": one, "tr-2": other, "tr-new": one})
+    guard.check_places({"tr-1": one}, {assessment: "tr-1", "a-new": "tr-1"})
+    run = found.search_runs([one], "", 3)[0].info.run_id
+    guard.check_places({"tr-1": one}, runs={run: one, "new": one})
+    for traces, assessments, runs in [
+        ({"tr-new": one, "tr-2": one}, None, None),
+        ({"tr-1": other}, None, None),
+        ({"tr-2": other}, {assessment: "tr-2"}, None),
+        ({"tr-2": other}, None, {run: other}),
     ]:
         with pytest.raises(guard.Refused) as refused:
-            guard.check_traces(traces, assessments)
+            guard.check_places(traces, assessments, runs)
         assert refused.value.status == 403
 
 
@@ -364,7 +378,7 @@ def provider(monkeypatch):
         vertex(json.dumps(ACCOUNT)),
         bedrock({"api_key": "x"}),
         bedrock(KEYS, "access_keys"),
-        ("databricks", {"api_key": "x"}, {"api_base": "https://x.example"}),
+        ("databricks", {"api_key": "x"}, {"api_base": "https://x.cloud.databricks.com"}),
         ("openai", {"api_key": "x"}, {}),
         ("ollama", {"api_key": "x"}, {}),
     ],
@@ -391,7 +405,8 @@ def test_a_provider_is_asked_with_a_users_own_key(provider, asked):
         ("bedrock", {}, {"auth_mode": "iam_role", "aws_role_name": "arn:aws:iam::1:role/x"}),
         ("amazon-bedrock", KEYS, {"auth_mode": "default_chain"}),
         bedrock({"api_key": "x"}, region="evil.example/#"),
-        ("databricks", {}, {"api_base": "https://x.example"}),
+        ("databricks", {}, {"api_base": "https://x.cloud.databricks.com"}),
+        ("databricks", {"api_key": "x"}, {"api_base": "https://x.example/.cloud.databricks.com"}),
         ("databricks", {"api_key": "x"}, {}),
         ("sagemaker", {"api_key": "x"}, {}),
     ],
@@ -400,6 +415,13 @@ def test_no_provider_is_asked_with_the_servers_own_key_or_at_any_address(provide
     """Whoever may make an endpoint would use it, or read the answer of whatever is there."""
     with pytest.raises(MlflowException, match="Wanted a (key|region)"):
         provider(*asked)
+
+
+def test_the_audit_trail_can_write_whatever_it_is_given():
+    """An error there would come after the request is carried out, and before MLflow's own end."""
+    asked = guard.Asked("POST", "/x", "", "", b"")
+    asked.given = {"some_id": "\ud800", "\udfff_id": "x"}
+    assert asked.ids == "some_id=%3F&%3F_id=x"
 
 
 def test_what_fastapi_handles_itself_is_known():
@@ -539,17 +561,20 @@ def test_json_that_would_take_much_memory_is_refused_before_it_is_parsed():
 
 
 @pytest.mark.parametrize(
-    ("length", "at_once"),
-    [("", 5), (str(guard.LARGE - 1), 5), (str(guard.LARGE), 1), ("chunked", 1), ("gateway", 5)],
+    ("path", "size", "headers", "at_once"),
+    [
+        ("/api/2.0/x", 10, {"content_length": "10"}, 5),
+        ("/api/2.0/x", guard.LARGE, {"content_length": str(guard.LARGE)}, 1),
+        ("/api/2.0/x", guard.LARGE, {"transfer_encoding": "chunked"}, 1),
+        ("/v1/traces", guard.LARGE, {"content_length": str(guard.LARGE)}, 1),
+        ("/v1/traces", 10, {"content_length": "10", "content_encoding": "gzip"}, 1),
+        # A provider may take minutes, and an artifact passes piece by piece.
+        ("/gateway/x", guard.LARGE, {"content_length": str(guard.LARGE)}, 5),
+        ("/api/2.0/mlflow-artifacts/artifacts/1/x", guard.LARGE, {"content_length": "1"}, 5),
+    ],
 )
-def test_a_worker_has_one_large_request_in_memory_at_once(length, at_once):
-    """Each may take some 200 MB, and eight of them took a worker's memory with one login. A
-    provider of the gateway may take minutes.
-    """
-    path = "/gateway/x/mlflow/invocations" if length == "gateway" else "/api/2.0/x"
-    headers = {"content_length": str(guard.LARGE) if length == "gateway" else length}
-    if length == "chunked":
-        headers = {"transfer_encoding": "chunked"}
+def test_a_worker_carries_out_one_large_request_at_a_time(path, size, headers, at_once):
+    """Each may take some 200 MB, and eight of them took a worker's memory with one login."""
     inside, most = 0, 0
 
     async def app(scope, receive, send):
@@ -561,9 +586,57 @@ def test_a_worker_has_one_large_request_in_memory_at_once(length, at_once):
         await send({"type": "http.response.start", "status": 200, "headers": []})
 
     front = guard.Front(app, lambda *_: False)
-    asked = [(scope(path, **{k: v for k, v in headers.items() if v}), b"{}")] * 5
+    asked = [(scope(path, **headers), b"x" * size)] * 5
     assert passed(front, *asked) == [200] * 5
     assert most == at_once
+
+
+def test_who_is_slow_or_fails_holds_up_no_large_request():
+    """Neither before the body is there, nor while the answer is taken, nor by an error."""
+    right, large = scope(content_length="1"), b"x" * guard.LARGE
+
+    async def run():
+        taken = asyncio.Event()
+
+        async def app(scope, receive, send):
+            if b"x-fail" in dict(scope["headers"]):
+                raise ValueError
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+
+        async def never():
+            await asyncio.Event().wait()
+
+        async def ask(asked, receive=None, send=None):
+            async def whole():
+                return {"type": "http.request", "body": large, "more_body": False}
+
+            async def take(message):
+                taken.set()
+
+            await front(asked, receive or whole, send or take)
+
+        front = guard.Front(app, lambda *_: False)
+        silent = asyncio.create_task(ask(right, receive=never))
+        reader = asyncio.create_task(ask(right, send=lambda message: never()))
+        await asyncio.sleep(0)
+        with pytest.raises(ValueError):
+            await ask(scope(content_length="1", x_fail="1"))
+        await asyncio.wait_for(ask(right), 5)
+        assert taken.is_set()
+        silent.cancel(), reader.cancel()
+
+    asyncio.run(run())
+
+
+def test_a_header_that_says_who_asks_for_what_is_said_once():
+    """MLflow's check and its handler may take another one of two than the guard."""
+    front = guard.Front(application(), lambda *_: False)
+    once = scope()["headers"]
+    for name in (b"x-mlflow-experiment-id", b"content-type", b"content-encoding", b"origin"):
+        asked = scope() | {"headers": [*once, (name, b"a"), (name, b"b")]}
+        assert passed(front, (asked, b"")) == [400]
+    twice = scope() | {"headers": [*once, (b"accept", b"a"), (b"accept", b"b")]}
+    assert passed(front, (twice, b"")) == [401]
 
 
 def test_a_foreign_page_is_refused_at_every_path():
@@ -586,6 +659,7 @@ def test_traces_are_unpacked_up_to_a_bound(monkeypatch):
     for encoding, packed, status in [
         ("gzip", gzip.compress(b"x" * 1001), 413),
         ("gzip", b"no", 400),
+        ("gzip", gzip.compress(b"x" * 100)[:-1], 400),
         ("br", b"no", 400),
         ("deflate", zlib.compress(b"x" * 100_000), 413),
     ]:
@@ -596,18 +670,19 @@ def test_traces_are_unpacked_up_to_a_bound(monkeypatch):
 
 def test_traces_of_far_too_many_parts_are_refused(monkeypatch):
     """An empty message takes two bytes on the way, a span some kilobytes in the worker."""
-    monkeypatch.setattr(guard, "check_traces", lambda *_: None)
+    monkeypatch.setattr(guard, "check_places", lambda *_, **__: None)
     request = ExportTraceServiceRequest()
     some = request.resource_spans.add().scope_spans.add().spans
-    for _ in range(512):
+    for _ in range(8192):
         span = some.add(trace_id=b"x" * 16, name="x")
-        span.attributes.add(key="k").value.string_value = "v" * 2000
+        for number in range(20):
+            span.attributes.add(key=f"k{number}").value.string_value = "value"
     honest, kind = request.SerializeToString(), "application/x-protobuf"
-    assert len(honest) > 2 * guard.MAX_CONTAINERS
+    assert len(honest) > 2 * guard.MAX_MESSAGES
     guard.check_spans(honest, kind, "1")
     for _ in range(guard.MAX_SPANS):
         some.add(trace_id=b"x" * 16)
-    for body in (request.SerializeToString(), b"\x0a\x00" * (guard.MAX_CONTAINERS + 1)):
+    for body in (request.SerializeToString(), b"\x0a\x00" * (guard.MAX_MESSAGES + 1)):
         with pytest.raises(guard.Refused) as refused:
             guard.check_spans(body, kind, "1")
         assert refused.value.status == 413
@@ -626,7 +701,7 @@ def spans(trace="0a" * 16, **attributes):
 def test_spans_are_asked_for_the_experiment_of_their_trace(monkeypatch):
     """Else whoever knows a trace's id may add to what its owner reads."""
     seen = []
-    monkeypatch.setattr(guard, "check_traces", seen.append)
+    monkeypatch.setattr(guard, "check_places", lambda traces, runs: seen.append((traces, runs)))
     headers = {"content_type": "application/json", "x_mlflow_experiment_id": "7"}
     native = guard.Native(application())
     asked = [(scope("/v1/traces", **headers), spans())]
@@ -635,7 +710,10 @@ def test_spans_are_asked_for_the_experiment_of_their_trace(monkeypatch):
     for one in asked:
         one[0]["state"] = {}
     assert passed(native, *asked) == [401, 401]
-    assert seen == [{"tr-" + "0a" * 16: "7"}, {"tr-" + "0c" * 16: "7"}]
+    assert seen == [({"tr-" + "0a" * 16: "7"}, None), ({"tr-" + "0c" * 16: "7"}, None)]
+    to_run = scope("/v1/traces", **headers, x_mlflow_run_id="r") | {"state": {}}
+    assert passed(native, (to_run, spans())) == [401]
+    assert seen[2:] == [({"tr-" + "0a" * 16: "7"}, {"r": "7"})]
     tag = scope("/v1/traces", **headers) | {"state": {}}
     forged = spans(**{"mlflow.traceTag.mlflow.artifactLocation": "file:///etc"})
     assert passed(native, (tag, forged), (tag, b"{"), (tag, b"\xff")) == [400, 400, 400]

@@ -18,7 +18,6 @@ MLflow's own maps, so a name or a route of FastAPI that is new and has no rule f
 """
 
 import asyncio
-import contextlib
 import fcntl
 import json
 import os
@@ -34,6 +33,9 @@ JSON_PREFIXES = ("/api/", "/ajax-api/", "/graphql")
 # Bytes that pass through as they are: an artifact is nobody's JSON.
 ARTIFACTS = re.compile(r"/(ajax-)?api/2\.0/mlflow-artifacts/artifacts/")
 NEW_TRACE = re.compile(r"/(ajax-)?api/3\.0/mlflow/traces")
+NEW_ASSESSMENT = re.compile(r"/(ajax-)?api/3\.0/mlflow/traces/[^/]+/assessments")
+# Assessments that one of a request names: itself, and the one in whose place it is.
+NAMED = ("assessment_id", "overrides")
 OTLP = "/v1/traces"
 # What MLflow's FastAPI handles itself; the rest is Flask's.
 NATIVE = (
@@ -46,21 +48,28 @@ NATIVE = (
 )
 
 # What a body may hold, so that a worker grows by some 200 MB at most while it is parsed and carried
-# out: objects and lists, or messages of protobuf; values; spans. A batch of 1,000 metrics, the most
-# that MLflow takes, has 1,001 objects and 4,000 values; OpenTelemetry sends 512 spans at once.
+# out: objects and lists of JSON, values, spans, messages of protobuf. A batch of 1,000 metrics, the
+# most that MLflow takes, has 1,001 objects and 4,000 values; OpenTelemetry's collector sends 8,192
+# spans at once, each of them with two messages an attribute.
 MAX_CONTAINERS = 300_000
 MAX_VALUES = 1_000_000
 MAX_SPANS = 20_000
+MAX_MESSAGES = 1_000_000
 # Bytes of a compressed body of traces once it is unpacked.
 MAX_UNPACKED = 16 * 1024 * 1024
-# Bytes from which on a worker reads and carries out one request at a time; more wait.
+# Bytes from which on a worker carries out one request at a time; others wait.
 LARGE = 128 * 1024
+# Headers that say who asks for what: of two, MLflow's check and its handler may take either one.
+SAID_ONCE = re.compile(
+    rb"(authorization|content-(type|encoding|length)|transfer-encoding|host|origin|x-mlflow-.*)$"
+)
 
 # Fields that say who or what a request is about. protobuf takes them in two spellings, run_id and
 # runId; the check knows one.
 IDENTITY = re.compile(r"(^|.*_)(ids?|uuid|names?|users?|uri|location|source|key|alias|version)$")
 # Tags by which the server finds what it reads for whoever asks.
 SERVERS_TAG = re.compile(r"(mlflow\.traceTag\.)?mlflow\..*(location|archiv\w*)$", re.IGNORECASE)
+SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 # Routes that make a name. Who makes a thing is its owner, by that name.
 NAMING = re.compile(r".*/(create|register|rename|logged-models|webhooks|workspaces|mcp-servers)$")
 NEW_EXPERIMENT = re.compile(r"/(ajax-)?api/2\.0/mlflow/experiments/create")
@@ -68,6 +77,9 @@ NEW_EXPERIMENT = re.compile(r"/(ajax-)?api/2\.0/mlflow/experiments/create")
 GOOGLE_TOKENS = "https://oauth2.googleapis.com/token"
 # A region, of which a provider's host name is made.
 REGION = re.compile(r"[a-z0-9-]+")
+DATABRICKS = re.compile(
+    r"https://[a-z0-9.-]+\.((cloud|gcp)\.databricks\.com|azuredatabricks\.net)/?"
+)
 # Routes that read though they are no GET.
 READING = re.compile(
     r".*/(search[\w-]*|batchGet\w*|get-latest-versions|metrics|calculate-filter-correlation"
@@ -133,7 +145,11 @@ def parse(body: bytes):
         return found
 
     try:
-        return json.loads(body, object_pairs_hook=once)
+        found = json.loads(body, object_pairs_hook=once)
+        if SURROGATE.search(body):
+            # Half a character, which no store or log takes.
+            json.dumps(found, ensure_ascii=False).encode()
+        return found
     except (ValueError, RecursionError):
         raise Refused("Wanted JSON; found something else; correct the body.") from None
 
@@ -176,7 +192,7 @@ def check_messages(body: bytes, descriptor) -> None:
                 field = kind.fields_by_number.get(key >> 3)
                 if field and field.message_type:
                     found += 1
-                    check_number(found, MAX_CONTAINERS, "messages")
+                    check_number(found, MAX_MESSAGES, "messages")
                     begun.append((at, min(at + length, end), field.message_type))
                 at += length
             elif key & 7 == 0:
@@ -305,6 +321,11 @@ class Asked:
         look(self.parameters, 0)
         look(dict(parse_qsl(self.query)), 0)
         look(self.given, 3)
+        # A request is carried out by now: to fail here would keep MLflow from what it does after.
+        told = {
+            key.encode(errors="replace"): value.encode(errors="replace")
+            for key, value in told.items()
+        }
         pairs = (f"{quote(key)}={quote(value, safe=':/@')}" for key, value in told.items())
         return "&".join(pairs)[:TOLD_CHARACTERS] or "-"
 
@@ -315,6 +336,14 @@ def judge(asked: Asked) -> None:
     Raises:
         Refused: With the reason.
     """
+    try:
+        check(asked)
+    except RecursionError:
+        raise Refused("Wanted fewer levels of JSON; found very many; send less at once.") from None
+
+
+def check(asked: Asked) -> None:
+    """Do what judge does, for JSON of any depth that Python can parse."""
     query = parse_qsl(asked.query, keep_blank_values=True)
     identity = [(key, value) for key, value in query if IDENTITY.match(key) and key[-1:] != "s"]
     check_once(identity, "the query")
@@ -356,33 +385,38 @@ def judge(asked: Asked) -> None:
 # What exists already
 
 
-def check_traces(places: dict[str, str], assessments: dict[str, str] | None = None) -> None:
+def check_places(traces: dict, assessments: dict | None = None, runs: dict | None = None) -> None:
     """Refuse what exists already, in another place than the one it is sent to.
 
     Args:
-        places: Experiment by id of the trace.
+        traces: Experiment by id of the trace.
         assessments: Trace by id of the assessment.
+        runs: Experiment by id of the run.
     """
+    if not (traces or assessments or runs):
+        return
     from mlflow.server.handlers import _get_tracking_store
-    from mlflow.store.tracking.dbmodels.models import SqlAssessments, SqlTraceInfo
+    from mlflow.store.tracking.dbmodels.models import SqlAssessments, SqlRun, SqlTraceInfo
 
-    trace, assessment = SqlTraceInfo.request_id, SqlAssessments.assessment_id
-    asked = [
-        ("trace", "experiment", places, trace, SqlTraceInfo.experiment_id),
-        ("assessment", "trace", assessments or {}, assessment, SqlAssessments.trace_id),
-    ]
     with _get_tracking_store().ManagedSessionMaker() as session:
-        found = [
-            (kind, place, wanted[known], known, str(where))
-            for kind, place, wanted, key, value in asked
-            if wanted
-            for known, where in session.query(key, value).filter(key.in_(list(wanted)))
-        ]
-    for kind, place, wanted, known, where in found:
-        if where != wanted:
+
+        def misplaced(wanted: dict | None, key, place) -> list[str]:
+            """Return the ids that are in another place than the wanted one."""
+            found = session.query(key, place).filter(key.in_(list(wanted))).all() if wanted else ()
+            return [known for known, where in found if str(where) != wanted[known]]
+
+        found = {
+            "trace": misplaced(traces, SqlTraceInfo.request_id, SqlTraceInfo.experiment_id),
+            "assessment": misplaced(
+                assessments, SqlAssessments.assessment_id, SqlAssessments.trace_id
+            ),
+            "run": misplaced(runs, SqlRun.run_uuid, SqlRun.experiment_id),
+        }
+    for kind, ids in found.items():
+        if ids:
             raise Refused(
-                f"Wanted a new {kind}, or one of {place} {wanted}; found {known} in another "
-                f"{place}; leave it out.",
+                f"Wanted a {kind} that belongs to what the request names; found {ids[0]}, which "
+                "belongs to another; leave it out.",
                 403,
             )
 
@@ -399,10 +433,15 @@ def check_new_trace(given: dict) -> None:
     # Its artifacts are in a folder of that name.
     if ".." in trace or trace.startswith("/"):
         raise Refused(f"Wanted the id of a trace; found {trace}; leave dots and slashes out.")
-    given = found[2].get("assessments")
-    inner = [one for one in given if isinstance(one, dict)] if isinstance(given, list) else []
-    assessments = {str(one["assessment_id"]): trace for one in inner if one.get("assessment_id")}
-    check_traces({trace: str(found[4].get("experiment_id"))}, assessments)
+    inner = found[2].get("assessments")
+    places = {trace: str(found[4].get("experiment_id"))}
+    check_places(places, assessments_of(trace, inner if isinstance(inner, list) else []))
+
+
+def assessments_of(trace: str, given: list) -> dict[str, str]:
+    """Return the trace of each assessment that is named in some of a request."""
+    found = [one.get(key) for one in given if isinstance(one, dict) for key in NAMED]
+    return {str(each): trace for each in found if each}
 
 
 def unpack(body: bytes, encoding: str) -> bytes:
@@ -417,14 +456,16 @@ def unpack(body: bytes, encoding: str) -> bytes:
             found = worker.decompress(body, MAX_UNPACKED)
         except zlib.error:
             continue
-        if worker.unconsumed_tail or not worker.eof:
-            check_number(MAX_UNPACKED + 1, MAX_UNPACKED, "bytes of traces")
-        return found
+        if worker.unconsumed_tail:
+            text = f"Wanted at most {MAX_UNPACKED} bytes of traces; found more; send them in parts."
+            raise Refused(text, 413)
+        if worker.eof:
+            return found
     raise Refused(f"Wanted gzip or deflate; found {encoding}, or a broken body; send it plain.")
 
 
-def check_spans(body: bytes, kind: str, experiment: str) -> None:
-    """Refuse spans for traces of another experiment, or with a tag of the server's."""
+def check_spans(body: bytes, kind: str, experiment: str, run: str = "") -> None:
+    """Refuse spans for traces or a run of another experiment, or with a tag of the server's."""
     from google.protobuf.json_format import Parse
     from mlflow.server.otel_api import _convert_otlp_json_ids_to_base64
     from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -437,7 +478,7 @@ def check_spans(body: bytes, kind: str, experiment: str) -> None:
             Parse(_convert_otlp_json_ids_to_base64(body), message, ignore_unknown_fields=True)
         else:
             # Each takes two bytes at least.
-            if len(body) > 2 * MAX_CONTAINERS:
+            if len(body) > 2 * MAX_MESSAGES:
                 check_messages(body, message.DESCRIPTOR)
             message.ParseFromString(body)
     except Refused:
@@ -451,24 +492,23 @@ def check_spans(body: bytes, kind: str, experiment: str) -> None:
         for span in scope.spans:
             places[f"tr-{int.from_bytes(span.trace_id, 'big'):032x}"] = experiment
             check_tags({attribute.key: None for attribute in span.attributes})
-    if places:
-        check_traces(places)
+    check_places(places, runs={run: experiment} if run else None)
 
 
 # Whom the AI gateway asks
 
 
 def check_provider(provider: str, config) -> None:
-    """Refuse to ask a provider with the server's own credentials, or one that anybody may be.
+    """Refuse to ask a provider with the server's own credentials, or at anybody's host.
 
     Args:
         provider: As MLflow calls it.
         config: What MLflow has made of a user's secret: a model of mlflow.gateway.
     """
-    own, region = True, None
+    has_key, region = True, None
     if provider == "bedrock":
         aws = vars(config.aws_config)
-        own = aws.get("aws_bearer_token") or (
+        has_key = aws.get("aws_bearer_token") or (
             aws.get("aws_access_key_id") and aws.get("aws_secret_access_key")
         )
         region = aws["aws_region"]
@@ -476,14 +516,17 @@ def check_provider(provider: str, config) -> None:
         region = config.vertex_location
         try:
             account = json.loads(config.vertex_credentials)
-            own = account["type"] == "service_account" and account["token_uri"] == GOOGLE_TOKENS
+            has_key = account["type"] == "service_account" and account["token_uri"] == GOOGLE_TOKENS
         except (ValueError, TypeError, KeyError):
-            own = False
+            has_key = False
     elif provider == "databricks":
-        own = config.host and (config.token or (config.client_id and config.client_secret))
+        # It says itself where its tokens come from.
+        has_key = DATABRICKS.fullmatch(config.host or "") and (
+            config.token or (config.client_id and config.client_secret)
+        )
     elif provider == "litellm":
-        own = False
-    if not own:
+        has_key = False
+    if not has_key:
         raise Refused(
             f"Wanted a key for {provider} in the secret; found none that is whole, so that the "
             "server's own would be used; give a key or a token, or for vertex_ai a service account "
@@ -544,6 +587,10 @@ def guard_flask(app, routes: dict, user_of, is_admin) -> None:
             judge(g.asked)
             if g.asked.method == "POST" and NEW_TRACE.fullmatch(request.path):
                 check_new_trace(g.asked.given)
+            elif NEW_ASSESSMENT.fullmatch(request.path) and g.asked.writes:
+                trace = request.view_args["trace_id"]
+                named = assessments_of(trace, [g.asked.given.get("assessment")])
+                check_places({}, named)
             elif NEW_EXPERIMENT.fullmatch(request.path) and g.asked.given.get("artifact_location"):
                 # The server reads and writes below it, with its own rights, for whoever owns it.
                 if os.environ.get("MLFLOW_SERVE_ARTIFACTS") != "false" and not is_admin():
@@ -635,7 +682,8 @@ class Native:
                     kept = [one for one in scope["headers"] if one[0] not in packed]
                     length = (b"content-length", str(len(body)).encode())
                     scope = scope | {"headers": [*kept, length]}
-                await asyncio.to_thread(check_spans, body, kind, experiment)
+                run = headers.get(b"x-mlflow-run-id", b"").decode("latin-1")
+                await asyncio.to_thread(check_spans, body, kind, experiment, run)
         except Refused as refused:
             return await answer(send, refused)
         await self.app(scope, replay(body, receive), send)
@@ -718,10 +766,23 @@ class Front:
         # What each layer adds to it is the same dictionary for all of them.
         state = scope.setdefault("state", {})
         good = None
+        held = False
+
+        def release() -> None:
+            nonlocal held
+            if held:
+                held = False
+                self.large.release()
+
+        async def hold() -> None:
+            nonlocal held
+            await self.large.acquire()
+            held = True
 
         async def tell(message) -> None:
             nonlocal good
             if message["type"] == "http.response.start":
+                release()
                 told = list(message["headers"])
                 named = dict(told)
                 user = state.get("username")
@@ -747,35 +808,42 @@ class Front:
             text = "Wanted a right password; found many wrong ones from your address; wait."
             return await answer(send, Refused(text, 429), (wait,))
         try:
-            await self.pass_on(scope, headers, receive, tell)
+            await self.pass_on(scope, headers, receive, tell, hold)
         except Refused as refused:
             await answer(tell, refused)
         except ConnectionError:
             pass
         finally:
+            release()
             if counts:
                 self.guesses.end(address, login, good)
 
-    async def pass_on(self, scope, headers: dict, receive, send) -> None:
-        """Have a request carried out, if nothing about it is to be refused."""
+    async def pass_on(self, scope, headers: dict, receive, send, hold) -> None:
+        """Have a request carried out, if nothing about it is to be refused.
+
+        Args:
+            hold: Waits until no other large request is carried out; it is over with its answer.
+        """
+        names = [name for name, _ in scope["headers"] if SAID_ONCE.match(name)]
+        if twice := sorted({name.decode() for name in names if names.count(name) > 1}):
+            raise Refused(f"Wanted each header once; found {twice[0]} twice; leave one out.")
         origin = headers.get(b"origin", b"").decode("latin-1")
         if origin and self.blocked(origin, scope["method"]):
             raise Refused("Wanted a page of this server; found one of another.", 403)
-        length = int(headers.get(b"content-length") or b"0")
-        if b"transfer-encoding" in headers:
-            length = LARGE
+        sends = headers.get(b"content-length", b"0") != b"0" or b"transfer-encoding" in headers
+        path = scope["path"]
         # Artifacts pass as they come.
-        if not length or ARTIFACTS.match(scope["path"]):
-            return await self.app(scope, receive, send)
-        # A provider's answer may take minutes.
-        large = length >= LARGE and not scope["path"].startswith("/gateway/")
-        async with self.large if large else contextlib.nullcontext():
+        if sends and not ARTIFACTS.match(path):
+            body = await read(receive)
             # Spans are looked at once their sender is known.
-            if scope["path"].startswith(JSON_PREFIXES):
-                body = await read(receive)
+            if not path.startswith(OTLP):
                 check_size(body)
-                receive = replay(body, receive)
-            await self.app(scope, receive, send)
+            receive = replay(body, receive)
+            # A provider's answer may take minutes.
+            if not path.startswith("/gateway/"):
+                if len(body) >= LARGE or b"content-encoding" in headers:
+                    await hold()
+        await self.app(scope, receive, send)
 
 
 def guarded(app, user_of, is_admin):
