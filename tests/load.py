@@ -9,7 +9,9 @@ What a thread writes is the number of its turn, so that what was acknowledged ca
 later: acknowledged() says what that is.
 
 As every HTTP client it makes a connection anew that the server has closed while nothing was under
-way, which is no failure; `closed` counts them.
+way, which is no failure; `closed` counts them. A server that closes one may have done so while a
+request was on its way, and has not read it then (RFC 9112, section 9.5); it is sent again, once.
+Whoever cuts off a request that is under way, or is gone, fails all the same.
 """
 
 import argparse
@@ -25,6 +27,9 @@ from collections import Counter
 from select import select
 from urllib.parse import urlsplit
 
+# So soon the end of a connection is there that was closed before the request came. An answer takes
+# longer, and so does its loss.
+ON_ITS_WAY_SECONDS = 0.1
 # Metrics in one call of log-batch.
 BATCH = 100
 # In a mixed load, every how many-th turn of a thread is an artifact.
@@ -121,14 +126,26 @@ class Load:
             return http.client.HTTPSConnection(self.url.netloc, timeout=60, context=self.tls)
         return http.client.HTTPConnection(self.url.netloc, timeout=60)
 
+    def close(self, connection) -> None:
+        """Close a connection that the server has closed."""
+        connection.close()
+        with self.lock:
+            self.counts["closed"] += 1
+
     def request(self, connection, method: str, path: str, body: bytes | None = None) -> bytes:
         """Send one request; raise OSError or HTTPException unless it is answered with 200."""
         if connection.sock and select([connection.sock], [], [], 0)[0]:
-            connection.close()
-            with self.lock:
-                self.counts["closed"] += 1
-        connection.request(method, path, body, self.headers)
-        response = connection.getresponse()
+            self.close(connection)
+        used, sent = connection.sock is not None, time.monotonic()
+        try:
+            connection.request(method, path, body, self.headers)
+            response = connection.getresponse()
+        except ConnectionError:
+            if not used or time.monotonic() - sent > ON_ITS_WAY_SECONDS:
+                raise
+            self.close(connection)
+            connection.request(method, path, body, self.headers)
+            response = connection.getresponse()
         answer = response.read()
         if response.status != 200:
             raise http.client.HTTPException(f"{method} {path.split('?')[0]}: {response.status}")
