@@ -2,7 +2,7 @@
 
 For each route that changes something there is an honest request here. From it follow the dishonest
 ones: each with one of its names or ids, or all that say the same, replaced by the other user's. A
-route of MLflow's that is new and has no request is found by `unasked`.
+route of MLflow's that is new and has no request fails a test in tests/unit.
 """
 
 import json

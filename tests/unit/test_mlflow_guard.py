@@ -295,7 +295,11 @@ def test_a_location_for_an_experiment_is_the_administrators(client, monkeypatch)
 def test_a_trace_is_asked_for_its_experiment(client, monkeypatch):
     """And an assessment in it for its trace."""
     seen = []
-    monkeypatch.setattr(guard, "check_places", lambda *asked: seen.append(asked))
+
+    def check(traces=None, assessments=None):
+        seen.append((traces, assessments))
+
+    monkeypatch.setattr(guard, "check_places", check)
     path = "/ajax-api/3.0/mlflow/traces"
     place = {"trace_location": {"mlflow_experiment": {"experiment_id": "7"}}}
     body = {"trace": {"trace_info": {"trace_id": "tr-1"} | place}}
@@ -306,7 +310,7 @@ def test_a_trace_is_asked_for_its_experiment(client, monkeypatch):
     assert seen == [({"tr-1": "7"}, {}), ({"tr-1": "7"}, {"a-1": "tr-1", "a-0": "tr-1"})]
     more = {"assessment": {"assessment_name": "x", "overrides": "a-0"}}
     assert client.post(f"{path}/tr-1/assessments", json=more).status_code == PASSED
-    assert seen[2:] == [({}, {"a-0": "tr-1"})]
+    assert seen[2:] == [(None, {"a-0": "tr-1"})]
     body["trace"]["trace_info"]["trace_id"] = "tr-1/../../x"
     for wrong in (body, {}, {"trace": 1}, {"trace": {"trace_info": []}}):
         assert client.post(path, json=wrong).status_code == 400

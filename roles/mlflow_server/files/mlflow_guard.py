@@ -25,6 +25,7 @@ import re
 import time
 import unicodedata
 import zlib
+from contextlib import AsyncExitStack
 from urllib.parse import parse_qsl, quote
 
 SAFE = ("GET", "HEAD", "OPTIONS")
@@ -85,10 +86,10 @@ READING = re.compile(
     r".*/(search[\w-]*|batchGet\w*|get-latest-versions|metrics|calculate-filter-correlation"
     r"|presigned-download-url|graphql|ui-telemetry|check)$"
 )
-# What the audit trail tells of a request, beside fields of identity.
-TOLD = re.compile(r"(permission|resource_type|resource_id|username|is_admin|stage|status)$")
-TOLD_CHARACTERS = 1500
-# What it never tells.
+# What the audit trail records of a request, beside fields of identity.
+RECORDED = re.compile(r"(permission|resource_type|resource_id|username|is_admin|stage|status)$")
+RECORDED_CHARACTERS = 1500
+# What it never records.
 SECRET = re.compile(r"password|secret|token|value|credential|._key$", re.IGNORECASE)
 
 # Wrong passwords from one address: so many at once, then one in so many seconds.
@@ -306,28 +307,27 @@ class Asked:
     @property
     def ids(self) -> str:
         """What the request is about, for the audit trail: as in a query string, `-` if nothing."""
-        told: dict[str, str] = {}
+        noted: dict[str, str] = {}
 
         def look(given, depth: int) -> None:
             for key, value in given.items() if isinstance(given, dict) else ():
                 if isinstance(value, dict) and depth:
                     look(value, depth - 1)
-                elif IDENTITY.match(key) or TOLD.match(key):
+                elif IDENTITY.match(key) or RECORDED.match(key):
                     if isinstance(value, list) and all(isinstance(one, str) for one in value):
                         value = ",".join(value[:20])
                     if isinstance(value, (str, int)) and not SECRET.search(key):
-                        told.setdefault(key, str(value)[:250])
+                        noted.setdefault(key, str(value)[:250])
 
         look(self.parameters, 0)
         look(dict(parse_qsl(self.query)), 0)
         look(self.given, 3)
         # A request is carried out by now: to fail here would keep MLflow from what it does after.
-        told = {
-            key.encode(errors="replace"): value.encode(errors="replace")
-            for key, value in told.items()
-        }
-        pairs = (f"{quote(key)}={quote(value, safe=':/@')}" for key, value in told.items())
-        return "&".join(pairs)[:TOLD_CHARACTERS] or "-"
+        pairs = (
+            f"{quote(key, errors='replace')}={quote(value, safe=':/@', errors='replace')}"
+            for key, value in noted.items()
+        )
+        return "&".join(pairs)[:RECORDED_CHARACTERS] or "-"
 
 
 def judge(asked: Asked) -> None:
@@ -385,7 +385,9 @@ def check(asked: Asked) -> None:
 # What exists already
 
 
-def check_places(traces: dict, assessments: dict | None = None, runs: dict | None = None) -> None:
+def check_places(
+    traces: dict | None = None, assessments: dict | None = None, runs: dict | None = None
+) -> None:
     """Refuse what exists already, in another place than the one it is sent to.
 
     Args:
@@ -585,12 +587,11 @@ def guard_flask(app, routes: dict, user_of, is_admin) -> None:
         )
         try:
             judge(g.asked)
-            if g.asked.method == "POST" and NEW_TRACE.fullmatch(request.path):
+            if NEW_TRACE.fullmatch(request.path) and g.asked.writes:
                 check_new_trace(g.asked.given)
             elif NEW_ASSESSMENT.fullmatch(request.path) and g.asked.writes:
-                trace = request.view_args["trace_id"]
-                named = assessments_of(trace, [g.asked.given.get("assessment")])
-                check_places({}, named)
+                named = [g.asked.given.get("assessment")]
+                check_places(assessments=assessments_of(request.view_args["trace_id"], named))
             elif NEW_EXPERIMENT.fullmatch(request.path) and g.asked.given.get("artifact_location"):
                 # The server reads and writes below it, with its own rights, for whoever owns it.
                 if os.environ.get("MLFLOW_SERVE_ARTIFACTS") != "false" and not is_admin():
@@ -634,13 +635,13 @@ async def read(receive) -> bytes:
 
 def replay(body: bytes, receive):
     """Return a `receive` that says a body once, and then what the client says."""
-    told = False
+    said = False
 
     async def again():
-        nonlocal told
-        if told:
+        nonlocal said
+        if said:
             return await receive()
-        told = True
+        said = True
         return {"type": "http.request", "body": body, "more_body": False}
 
     return again
@@ -766,35 +767,24 @@ class Front:
         # What each layer adds to it is the same dictionary for all of them.
         state = scope.setdefault("state", {})
         good = None
-        held = False
+        turn = AsyncExitStack()
 
-        def release() -> None:
-            nonlocal held
-            if held:
-                held = False
-                self.large.release()
-
-        async def hold() -> None:
-            nonlocal held
-            await self.large.acquire()
-            held = True
-
-        async def tell(message) -> None:
+        async def note(message) -> None:
             nonlocal good
             if message["type"] == "http.response.start":
-                release()
-                told = list(message["headers"])
-                named = dict(told)
+                await turn.aclose()
+                sent = list(message["headers"])
+                named = dict(sent)
                 user = state.get("username")
                 if user and b"x-audit-user" not in named:
-                    told.append((b"x-audit-user", quote(user).encode()))
+                    sent.append((b"x-audit-user", quote(user).encode()))
                     query = scope.get("query_string", b"").decode("latin-1")
                     asked = state.get("asked") or Asked(
                         scope["method"], scope["path"], query, "", b""
                     )
                     if asked.writes:
-                        told.append((b"x-audit-ids", asked.ids.encode()))
-                message = message | {"headers": told}
+                        sent.append((b"x-audit-ids", asked.ids.encode()))
+                message = message | {"headers": sent}
                 if message["status"] == 401:
                     good = False
                     if login:
@@ -808,21 +798,21 @@ class Front:
             text = "Wanted a right password; found many wrong ones from your address; wait."
             return await answer(send, Refused(text, 429), (wait,))
         try:
-            await self.pass_on(scope, headers, receive, tell, hold)
+            await self.pass_on(scope, headers, receive, note, turn)
         except Refused as refused:
-            await answer(tell, refused)
+            await answer(note, refused)
         except ConnectionError:
             pass
         finally:
-            release()
+            await turn.aclose()
             if counts:
                 self.guesses.end(address, login, good)
 
-    async def pass_on(self, scope, headers: dict, receive, send, hold) -> None:
+    async def pass_on(self, scope, headers: dict, receive, send, turn: AsyncExitStack) -> None:
         """Have a request carried out, if nothing about it is to be refused.
 
         Args:
-            hold: Waits until no other large request is carried out; it is over with its answer.
+            turn: Closed with its answer; holds the turn of a large request until then.
         """
         names = [name for name, _ in scope["headers"] if SAID_ONCE.match(name)]
         if twice := sorted({name.decode() for name in names if names.count(name) > 1}):
@@ -842,7 +832,7 @@ class Front:
             # A provider's answer may take minutes.
             if not path.startswith("/gateway/"):
                 if len(body) >= LARGE or b"content-encoding" in headers:
-                    await hold()
+                    await turn.enter_async_context(self.large)
         await self.app(scope, receive, send)
 
 
