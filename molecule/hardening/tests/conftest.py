@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from logins import ADA, BOB
 from visitor import Visitor
 
 # Runs here, in the network of the host. A certificate is checked against the file, if there is one.
@@ -76,6 +77,16 @@ def run_logged(tmp_path):
 def visitor(host):
     """Somebody who comes to the host over TLS, without a login."""
     return Visitor(host.backend.name)
+
+
+@pytest.fixture
+def ada(visitor):
+    return visitor.as_(*ADA)
+
+
+@pytest.fixture
+def bob(visitor):
+    return visitor.as_(*BOB)
 
 
 @pytest.fixture

@@ -14,12 +14,10 @@ from threading import Event, Thread
 
 import pytest
 from api import colour
+from logins import ADMIN
 
 group = "hardening-users"
 
-ADMIN = ("admin", "canary-admin-password")
-ADA = ("ada", "canary-ada: p@ss%/'\"")
-BOB = ("bob", "canary-bob-password")
 ARTIFACTS = "/api/2.0/mlflow-artifacts/artifacts"
 MB = 1_000_000
 # Of the inventory.
@@ -198,11 +196,11 @@ def test_no_file_of_the_service_grows_above_the_bound(host):
 
 
 @pytest.mark.parametrize("head", LARGE)
-def test_only_a_few_large_uploads_are_spooled_at_once(host, visitor, admin, head):
+def test_only_a_few_large_uploads_are_spooled_at_once(host, admin, ada, bob, head):
     """So many times the bound is the most that the disk has to hold. Who is told 429 tries again,
     as MLflow's client does, and small ones are not held up.
     """
-    users = [admin, visitor.as_(*ADA), visitor.as_(*BOB)]
+    users = [admin, ada, bob]
     places = [place_of(user) for user in users]
     with ExitStack() as stack:
         begun = [
@@ -238,9 +236,8 @@ def test_nobody_without_a_login_takes_a_place(visitor, admin, head):
         assert admin.status("PUT", f"{ARTIFACTS}/b.bin", iter([b"b"])) == 200
 
 
-def test_one_user_does_not_take_all_places(visitor):
+def test_one_user_does_not_take_all_places(ada, bob):
     """By a loop gone wrong, or because he wants to."""
-    ada, bob = visitor.as_(*ADA), visitor.as_(*BOB)
     place, other = place_of(bob), place_of(ada)
     with ExitStack() as stack:
         begun = [
@@ -252,11 +249,10 @@ def test_one_user_does_not_take_all_places(visitor):
     assert until_taken(bob, f"{place}/b.bin") == 200
 
 
-def test_an_upload_that_stalls_loses_its_place(visitor):
+def test_an_upload_that_stalls_loses_its_place(bob):
     """A machine that was put to sleep would hold up the others until the evening, and so would who
     sends nothing on purpose. The connections stay open from the client's side.
     """
-    bob = visitor.as_(*BOB)
     place = place_of(bob)
     with ExitStack() as stack:
         for number in range(OF_ONE_USER):

@@ -6,7 +6,6 @@ import time
 
 group = "hardening-users"
 
-ADA = ("ada", "canary-ada: p@ss%/'\"")
 TRAIL = "/var/log/nginx-audit-mlflow"
 ROTATION = "nginx-audit-mlflow.service"
 
@@ -17,9 +16,8 @@ def lines(host, name, word):
     return [json.loads(line) for line in found.splitlines()]
 
 
-def test_who_deleted_that_run_has_an_answer(host, visitor):
+def test_who_deleted_that_run_has_an_answer(host, ada):
     """The user and the run, whose id is only in the request's body; the client sees none of it."""
-    ada = visitor.as_(*ADA)
     made = ada.call("experiments/create", name=f"audit-{os.urandom(4).hex()}")
     run = ada.call("runs/create", experiment_id=made["experiment_id"])["run"]["info"]["run_id"]
     with ada.request("POST", "/api/2.0/mlflow/runs/delete", {"run_id": run}) as answer:

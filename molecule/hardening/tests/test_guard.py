@@ -12,13 +12,11 @@ import uuid
 
 import pytest
 import testinfra
+from logins import ADA, ADMIN
 from mlflow.server.handlers import get_endpoints
 
 group = "hardening-users"
 
-ADMIN = ("admin", "canary-admin-password")
-ADA = ("ada", "canary-ada: p@ss%/'\"")
-BOB = ("bob", "canary-bob-password")
 API, TRACES = "/api/2.0/mlflow", "/api/3.0/mlflow/traces"
 TRACES_2 = "/api/2.0/mlflow/traces/{}/tags"
 OTLP = {"Content_Type": "application/json"}
@@ -55,16 +53,6 @@ print(json.dumps({
     "right": [*right, ask(*login)], "wrong": wrong, "seconds": [each for _, each in first],
 }))
 """
-
-
-@pytest.fixture
-def ada(visitor):
-    return visitor.as_(*ADA)
-
-
-@pytest.fixture
-def bob(visitor):
-    return visitor.as_(*BOB)
 
 
 @pytest.fixture
@@ -243,7 +231,7 @@ def test_a_small_request_does_not_take_much_memory(bob, runs):
     assert bob.status("POST", "/v1/traces", packed, **header) == 413
 
 
-def test_who_guesses_is_slowed_down_and_who_logs_in_right_is_not(host, visitor, bob):
+def test_who_guesses_is_slowed_down_and_who_logs_in_right_is_not(host, ada, bob):
     """By address, that of another host here. An answer to a wrong password takes as long for an
     unknown name. Who comes from elsewhere, or was let in before, is not slowed down.
     """
@@ -253,7 +241,7 @@ def test_who_guesses_is_slowed_down_and_who_logs_in_right_is_not(host, visitor, 
     assert found["right"] == [200, 200], found
     assert found["wrong"].count(401) < 30 and found["wrong"].count(429) > 10, found
     assert min(found["seconds"]) >= 0.5, found
-    assert bob.whoami() and visitor.as_(*ADA).whoami()
+    assert bob.whoami() and ada.whoami()
 
 
 def test_the_trail_of_a_refusal_is_not_shown_to_clients(bob, runs):

@@ -9,11 +9,10 @@ import crawl
 import pytest
 from api import colour
 from control import ROOT, Control
+from logins import ADA, ADMIN, BOB
 
 group = "hardening-users"
 
-ADMIN = ("admin", "canary-admin-password")
-BOB = ("bob", "canary-bob-password")
 # Closed for everybody, so with 404 and not with the question for a login; see mlflow_server's vars.
 CLOSED = (
     # By which clients would learn that the server signs links into S3; see the same place.
@@ -103,7 +102,7 @@ def test_no_published_hole_is_found(control, visitor, url, self_signed, say, use
     login = [f"--user={user}"] if user else []
     others = []
     if user:
-        owner = visitor.as_("ada", "canary-ada: p@ss%/'\"")
+        owner = visitor.as_(*ADA)
         experiment = owner.call("experiments/create", name=f"of-ada-{os.urandom(4).hex()}")
         made = owner.call("runs/create", experiment_id=experiment["experiment_id"])
         theirs = {"experiment_id": experiment["experiment_id"]}
@@ -196,7 +195,7 @@ def test_the_uis_own_posts_pass(visitor, port):
 
 def test_a_browser_logs_in_and_sees_a_run_with_its_chart(control, host, visitor, url, self_signed):
     """Over TLS that it trusts, with no error in its console; the picture is the documentation's."""
-    ada = visitor.as_("ada", "canary-ada: p@ss%/'\"")
+    ada = visitor.as_(*ADA)
     name = f"forecast-{os.urandom(3).hex()}"
     experiment = ada.call("experiments/create", name=name)["experiment_id"]
     run_id = ada.call("runs/create", experiment_id=experiment, run_name="first")["run"]["info"][

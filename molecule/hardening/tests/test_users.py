@@ -7,13 +7,11 @@ import uuid
 import pytest
 from api import colour, wait_for
 from control import ROOT
+from logins import ADA, ADMIN, BOB
 from visitor import Visitor
 
 group = "hardening-users"
 
-ADMIN = ("admin", "canary-admin-password")
-ADA = ("ada", "canary-ada: p@ss%/'\"")
-BOB = ("bob", "canary-bob-password")
 FORMER_ADMIN = ("admin", "canary-new-admin-password")
 # Who comes, changes the password, and goes.
 EVE = [("eve", "canary-first-password"), ("eve", "canary-second-password")]

@@ -16,8 +16,9 @@ from canaries import on_host
 from control import Control
 from fleet import GENTLE, assert_none_failed
 from load import METRICS, STORED, acknowledged, lost
+from logins import ADA, ADMIN
 from s3 import S3
-from test_users import ADA, ADMIN, FORMER_ADMIN, experiment_of
+from test_users import FORMER_ADMIN, experiment_of
 from vault import Vault
 
 group = "hardening-users"
