@@ -136,16 +136,19 @@ class Load:
         """Send one request; raise OSError or HTTPException unless it is answered with 200."""
         if connection.sock and select([connection.sock], [], [], 0)[0]:
             self.close(connection)
+
+        def send():
+            connection.request(method, path, body, self.headers)
+            return connection.getresponse()
+
         used, sent = connection.sock is not None, time.monotonic()
         try:
-            connection.request(method, path, body, self.headers)
-            response = connection.getresponse()
-        except ConnectionError:
+            response = send()
+        except (ConnectionError, ssl.SSLEOFError):
             if not used or time.monotonic() - sent > ON_ITS_WAY_SECONDS:
                 raise
             self.close(connection)
-            connection.request(method, path, body, self.headers)
-            response = connection.getresponse()
+            response = send()
         answer = response.read()
         if response.status != 200:
             raise http.client.HTTPException(f"{method} {path.split('?')[0]}: {response.status}")
