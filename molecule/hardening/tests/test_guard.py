@@ -27,7 +27,9 @@ AMBIGUOUS = (
     ("application/json", '{"a": 1, "a": 2}'),
 )
 # By nginx, or no JSON.
-CLOSED = re.compile("/gateway|/mlflow-artifacts/artifacts|/demo|promptlab|upload-artifact")
+CLOSED = re.compile(
+    "/gateway|/mlflow-artifacts/|/artifacts/presigned|/demo|promptlab|upload-artifact"
+)
 
 # Logs in, guesses, and logs in again: statuses, and seconds of the first two guesses.
 GUESS = """

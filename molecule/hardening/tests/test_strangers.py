@@ -18,4 +18,5 @@ def test_nothing_of_anothers_can_be_changed(ada, bob):
         assert ada.status("POST", path, grant | {"permission": "READ"}) == 200
     assert strangers.passed(bob, his, hers) - strangers.HARMLESS == strangers.READING
     assert not strangers.different(before, strangers.state(ada, hers))
-    assert strangers.refused(bob, his) == {}
+    # Closed to all.
+    assert set(strangers.refused(bob, his)) == {("POST", "mpu/create/<experiment>/files")}

@@ -15,8 +15,12 @@ group = "hardening-users"
 
 # Closed for everybody, so with 404 and not with the question for a login; see mlflow_server's vars.
 CLOSED = (
-    # By which clients would learn that the server signs links into S3; see the same place.
-    "/api/3.0/mlflow/server-info",
+    "/api/2.0/mlflow-artifacts/mpu/",
+    "/ajax-api/2.0/mlflow-artifacts/mpu/",
+    "/api/2.0/mlflow-artifacts/presigned/",
+    "/ajax-api/2.0/mlflow-artifacts/presigned/",
+    "/api/2.0/mlflow/artifacts/presigned-",
+    "/ajax-api/2.0/mlflow/artifacts/presigned-",
     "/ajax-api/2.0/mlflow/runs/create-promptlab-run",
     "/ajax-api/2.0/mlflow/upload-artifact",
     "/ajax-api/3.0/mlflow/demo",
@@ -74,7 +78,7 @@ def test_what_mlflow_exempts_from_the_login_needs_one_all_the_same(visitor, path
     """It tells the version and what the server is made of. A wrong password is no login either."""
     for whom in (visitor, visitor.as_("admin", "password1234")):
         assert whom.status("GET", path) in (401, 404), path
-    if path in ("/static-files/index.html", "/ajax-api/3.0/mlflow/server-info"):
+    if path == "/static-files/index.html" or "/3.0/mlflow/server-info" in path:
         assert visitor.as_(*BOB).status("GET", path) == 200
     assert visitor.status("POST", path, b"x") in (401, 403, 404, 405)
 
