@@ -1,7 +1,24 @@
 """What an instance is on its host, whatever its stores."""
 
+import json
+
 import pytest
 from api import OTHER, SEARCH, colour, request, wait_until_served
+
+# Asks as a browser does, and prints how the page's script came, its length so and as text, and
+# how an answer of the API came.
+COMPRESSED = """
+import gzip, json, re, urllib.request
+def get(path):
+    words = {"Accept-Encoding": "gzip", "Content-Type": "application/json"}
+    request = urllib.request.Request("http://127.0.0.1:5000/" + path, headers=words)
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        encoding, body = answer.headers.get("Content-Encoding"), answer.read()
+        return encoding, len(body), gzip.decompress(body) if encoding else body
+page = get("")[2].decode()
+encoding, sent, text = get(re.search(r'src="(static-files/[^"]*/main[^"]*)"', page).group(1))
+print(json.dumps([encoding, sent, len(text), get("ajax-api/3.0/mlflow/server-info")[0]]))
+"""
 
 
 def test_one_colour_serves_and_starts_at_boot(host):
@@ -123,6 +140,12 @@ def test_the_uis_own_writes_pass_and_other_pages_do_not(host):
 def test_the_ui_is_there(host):
     status, body = request(host, "/", "GET", "")
     assert status == 200 and "<title>MLflow</title>" in body
+
+
+def test_the_ui_comes_compressed_and_what_may_be_secret_does_not(host):
+    """It is 8 MB of scripts. The length of a compressed answer tells what else is in it."""
+    script, sent, text, answer = json.loads(host.check_output("python3 -c %s", COMPRESSED))
+    assert (script, answer) == ("gzip", None) and sent < 0.4 * text
 
 
 def test_a_killed_process_is_started_again(host):
