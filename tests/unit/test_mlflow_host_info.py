@@ -232,3 +232,57 @@ def test_the_disk_is_that_of_the_nearest_folder_that_is_there(tmp_path):
         str(tmp_path)
     )
     assert mlflow_host_info.disk_mb(str(tmp_path)) > 0
+
+
+SERVER_ENV = """# Ansible managed
+MLFLOW_BACKEND_STORE_URI="{store}"
+MLFLOW_SERVER_ALLOWED_HOSTS="localhost,127.0.0.1,localhost:5001"
+MLFLOW_SERVER_CORS_ALLOWED_ORIGINS="{origins}"
+"""
+PLACE = """PGHOST="db"
+PGPORT="5432"
+PGDATABASE="mlflow"
+"""
+
+
+def served(folder, more="", store="postgresql+psycopg2://", origins="https://a,https://b"):
+    (folder / "server.env").write_text(SERVER_ENV.format(store=store, origins=origins) + more)
+    return mlflow_host_info.serves(folder)
+
+
+def test_what_serves_is_told_by_its_slot(tmp_path):
+    """Whoever would replace it by another server learns from it what they would lose."""
+    found = {"store": "postgresql://db:5432/mlflow", "holds": True, "tls": True}
+    assert served(tmp_path, PLACE) == found | {"login": "none"}
+    assert served(tmp_path, PLACE + 'OIDC_DISCOVERY_URL="x"\n')["login"] == "oidc"
+    assert not served(tmp_path, PLACE, origins="http://a,https://a")["tls"]
+    (tmp_path / "mlflow_auth_config_path").touch()
+    assert served(tmp_path, PLACE)["login"] == "basic"
+    for user in ("ada:canary", "ada:can/ary", "ada:can@ary", "ada"):
+        shown = served(tmp_path, store=f"postgresql+psycopg2://{user}@db/mlflow?password=canary")
+        assert shown["store"] == "postgresql+psycopg2://db/mlflow"
+    (tmp_path / "secrets.env").write_text('MLFLOW_BACKEND_STORE_URI="mysql+pymysql://a:b@c/d"\n')
+    assert served(tmp_path)["store"] == "mysql+pymysql://c/d"
+    assert served(tmp_path, 'PGHOST="db"\n')["store"] == "postgresql://db:/"
+
+
+def test_a_slot_that_was_spoilt_serves_nothing_that_could_be_told(tmp_path):
+    assert mlflow_host_info.serves(tmp_path) == {}
+    (tmp_path / "server.env").write_text('A="')
+    assert mlflow_host_info.serves(tmp_path) == {}
+
+
+def test_a_server_that_nobody_has_used_holds_nothing(tmp_path):
+    """Whoever tries it on sqlite first may go on to PostgreSQL without being asked."""
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    store = f"sqlite:///{tmp_path}/mlflow.db"
+    assert not served(tmp_path, store=store)["holds"]
+    (tmp_path / "mlflow.db").write_text("no database")
+    assert served(tmp_path, store=store)["holds"]
+    (tmp_path / "mlflow.db").unlink()
+    made = SqlAlchemyStore(store, str(tmp_path))
+    assert not served(tmp_path, store=store)["holds"]
+    made.create_experiment("one")
+    for uri in (store, f"{store}?timeout=30", store.replace("sqlite:", "sqlite+pysqlite:")):
+        assert served(tmp_path, store=uri)["holds"]

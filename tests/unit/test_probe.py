@@ -60,6 +60,16 @@ def test_a_first_start_has_nothing_to_compare_with(database, monkeypatch):
     root(database, monkeypatch, MLFLOW_ARTIFACTS_DESTINATION="s3://a/c")
 
 
+def test_settings_of_another_database_say_nothing_of_this_ones_artifacts(database, monkeypatch):
+    """Else the way back from a server that was started beside its data is refused."""
+    database.execute(text("INSERT INTO runs VALUES ('r')"))
+    former = 'MLFLOW_BACKEND_STORE_URI="sqlite:////x"\nMLFLOW_ARTIFACTS_DESTINATION="/x"\n'
+    wanted = {"MLFLOW_BACKEND_STORE_URI": "postgresql://", "MLFLOW_ARTIFACTS_DESTINATION": "s3://a"}
+    root(database, monkeypatch, former, **wanted)
+    with pytest.raises(probe.Refusal, match="artifacts are at /x"):
+        root(database, monkeypatch, former.replace("sqlite:////x", "postgresql://"), **wanted)
+
+
 @pytest.mark.parametrize("wanted", ["s3://a/b", "s3://a/bc", "s3://a/b/"])
 def test_direct_artifacts_are_where_experiment_0_says(database, monkeypatch, wanted):
     """Its root was written when the database was made. Half of a name is another place."""

@@ -36,7 +36,7 @@ Path(FOLDER.name, "key.json").write_text('{"access_key_id": "AKIANEW", "secret_a
 FILES = {"aws_shared_credentials_file": 1000, "database.env": 1000}
 # What a host answers, and a rotation finds, when there is nothing to refuse.
 LOOK = {
-    **{"systemd": True, "init": "systemd", "foreign": [], "place": "here mlflow"},
+    **{"systemd": True, "init": "systemd", "foreign": [], "place": "here mlflow", "serves": {}},
     **{"memory_mb": 4000, "cores": 2, "disk_mb": 50_000},
     **{"serving": "blue", "started": 1000.5, "installed": 999.5, "others": [], "login": "mlflow_a"},
     **{"access_key_id": "AKIANEW", "slots": {"blue": {"login": "mlflow_a", "files": FILES}}},
@@ -86,6 +86,12 @@ def look(**changes):
 
 def team(goes_by, *names):
     """Return groups of two servers, of which these names, or both, go by the same key or user."""
+SERVES = {
+    **{"store": "sqlite:////var/lib/mlflow/mlflow.db", "holds": True, "login": "none"},
+    "tls": False,
+}
+
+
     both = ["server", "other"]
     carriers = f"carriers_{hashlib.sha1(goes_by.encode()).hexdigest()}"
     return {"mlflow": both, carriers: list(names) or both}
@@ -221,6 +227,21 @@ BROKEN = {
             "found /usr, root's and not empty; choose another mlflow_server_instance, or",
         ),
         (
+    (
+        "roles/mlflow_server/tasks/look.yml",
+        "Look | Refuse to take another server for the one that serves",
+    ): [
+        (
+            look(serves=SERVES | {"store": "postgresql://db:5432/mlflow"}),
+            "Wanted mlflow with its metadata in sqlite:////var/lib/mlflow/mlflow.db; found that it "
+            "serves those in postgresql://db:5432/mlflow, none of which would be seen there; is "
+            "this the right inventory, with its group_vars beside it (hosts.yml)? If that is meant",
+        ),
+        (
+            look(serves=SERVES) | DATABASE,
+            "Wanted mlflow with its metadata in postgresql://db:5432/mlflow; found that it serves",
+        ),
+    ],
             {"mlflow_server_workers": 5000},
             "(2 x 1300270 MB and 384 MB for the system); found 4000 MB; take a larger host",
         ),
@@ -240,6 +261,11 @@ BROKEN = {
             "found some of blue from 999 (its files are from 999, seconds of the epoch)",
         ),
         (look(others=[17, 18]), "and of the other colour 17, 18; run this playbook again"),
+        (
+            look(serves=SERVES | {"login": "basic", "tls": True}),
+            "none; found that mlflow serves users with permissions (basic), and all",
+            "at http://; found that it serves at https:// alone, and all that is sent",
+        ),
     ],
     ("roles/mlflow_client/tasks/preflight.yml", "Preflight | Refuse what cannot work"): [
         (
@@ -492,6 +518,9 @@ BROKEN = {
             "found server with AKIANEW , other with AKIAOTHER  (aws_credentials_access_key_id",
         ),
     ],
+    ("playbooks/rotate_aws_credentials.yml", "Refuse an inventory that knows nothing of the key"): [
+        ({}, "static, as server carries AKIANEW; found none; take the inventory that site.yml was"),
+    ],
     (
         "playbooks/rotate_aws_credentials.yml",
         "Refuse to take a key from who is not in this rotation",
@@ -562,6 +591,17 @@ HELD = {
         },
     ],
     "roles/mlflow_client/tasks/ask.yml": [
+        look(serves=SERVES | {"tls": True}) | {"mlflow_server_scheme": "https"},
+        look(serves=SERVES | {"login": "oidc"}) | BASIC,
+        look(serves=SERVES | {"login": "oidc", "tls": True})
+        | {"mlflow_server_allow_replacement": True},
+    ],
+    "roles/mlflow_server/tasks/look.yml": [
+        {},
+        look(serves=SERVES),
+        look(serves=SERVES | {"holds": False}) | DATABASE,
+        look(serves=SERVES) | DATABASE | {"mlflow_server_allow_replacement": True},
+        look(serves=SERVES | {"store": "postgresql://db:5432/mlflow"}) | DATABASE,
         {"__mlflow_client_asked": {"stdout": '{"answers": true}'}}
     ],
     "roles/mlflow_venv/tasks/lock.yml": [{}, {"mlflow_venv_extra": "oidc"}],

@@ -69,7 +69,11 @@ def test_a_host_that_cannot_carry_it_is_refused(control, host):
     user can change."""
     host.check_output("chown nobody /etc/mlflow")
     try:
-        said = control.refuse(mlflow_server_data_directory="/usr", mlflow_server_workers=5000)
+        said = control.refuse(
+            mlflow_server_data_directory="/usr",
+            mlflow_server_workers=5000,
+            mlflow_server_allow_replacement=True,
+        )
     finally:
         host.check_output("chown root /etc/mlflow")
     assert_told(

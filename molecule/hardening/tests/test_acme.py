@@ -71,7 +71,7 @@ def test_without_it_nothing_of_it_is_left(control, host, ask, ca):
     """A renewal of what nobody serves fails every day from then on."""
     listening = "ss --no-header --listening --tcp --numeric 'sport = :80'"
     assert host.check_output(listening) != ""
-    control.converge(nginx_tls="none")
+    control.converge(nginx_tls="none", mlflow_server_allow_replacement=True)
     assert ask(f"http://{NAME}:443/health")["status"] == 200
     assert host.check_output("certbot certificates 2>&1").count("Certificate Name") == 0
     left = host.check_output(f"ls /etc/nginx/tls; find /etc/systemd /usr/local -name '{WATCH}*'")

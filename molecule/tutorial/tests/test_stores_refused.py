@@ -8,6 +8,7 @@ That the variables of operators are in that environment: tests/unit/test_templat
 import pytest
 from api import call, colour, create_experiment, has_experiment
 from canaries import in_texts
+from control import Control
 from slot import probe
 
 # What does not depend on the mode is tried on one host.
@@ -15,6 +16,7 @@ group = "tutorial-proxied"
 
 # The same server by a name that the inventory does not have, as a database that others look after.
 NOT_OURS = {
+    "mlflow_server_allow_replacement": True,
     "mlflow_server_database_host": "tutorial-database.dns.podman",
     "mlflow_server_database_ca": "",
 }
@@ -36,6 +38,29 @@ def goes_on(host):
     yield
     assert serving() == before
     assert has_experiment(host, name)
+
+
+# An inventory elsewhere, of which group_vars of the project are not part.
+BARE = "mlflow: {{hosts: {{{}: {{ansible_connection: containers.podman.podman}}}}}}"
+
+
+@pytest.mark.parametrize(
+    "playbook",
+    ["site.yml", "playbooks/rotate_database_password.yml", "playbooks/credentials_status.yml"],
+)
+def test_an_inventory_that_does_not_see_its_variables_is_refused(host, goes_on, tmp_path, playbook):
+    """It asks for an empty server with sqlite in the place of the team's, which the first run would
+    make and the others would call well.
+    """
+    inventory = tmp_path / "hosts.yml"
+    inventory.write_text(BARE.format(host.backend.name))
+    said = Control(str(inventory), host.backend.name).refuse(playbook=playbook)
+    for phrase in (
+        "Wanted mlflow with its metadata in sqlite:////var/lib/mlflow/mlflow.db",
+        "it serves those in postgresql://tutorial-database:5432/proxied",
+        f"is this the right inventory, with its group_vars beside it ({inventory})?",
+    ):
+        assert phrase in said, said
 
 
 # The stages, one after the other

@@ -107,6 +107,8 @@ STORE_REMEDIES = {
         "set the region that the bucket is in"
     ),
 }
+# Which database it is.
+PLACE = ("MLFLOW_BACKEND_STORE_URI", "PGHOST", "PGPORT", "PGDATABASE")
 S3_ACTIONS = {
     "ListObjectsV2": "s3:ListBucket",
     "HeadObject": "s3:GetObject",
@@ -249,7 +251,11 @@ def check_artifact_root(connection) -> None:
             f"Wanted artifacts of experiment 0 at {wanted}; found in the database that they are at "
             f"{root}, for ever; {what_to_do}."
         )
-    former = former_settings().get("MLFLOW_ARTIFACTS_DESTINATION", destination)
+    settings = former_settings()
+    # What was served before from another database says nothing of this one's artifacts.
+    if any(settings.get(name) != os.environ.get(name) for name in PLACE):
+        return
+    former = settings.get("MLFLOW_ARTIFACTS_DESTINATION", destination)
     if destination and former != destination:
         if connection.execute(text("SELECT count(*) FROM runs")).scalar():
             raise Refusal(

@@ -51,6 +51,13 @@ slots:
       of each file since when it has its text, in seconds of the epoch.
   type: dict
   returned: always
+serves:
+  description:
+    - Of the slot that serves, without a secret, empty if none does - C(store), where its metadata
+      are; C(holds), whether there is something in it; C(login), C(basic), C(oidc) or C(none);
+      C(tls), whether it is reached by https alone.
+  type: dict
+  returned: always
 access_key_id: {description: That of the slot that serves., type: str, returned: always}
 login: {description: That of the slot that serves., type: str, returned: always}
 installed:
@@ -71,6 +78,7 @@ import os
 import pwd
 import re
 import shlex
+import sqlite3
 import subprocess
 import time
 from pathlib import Path
@@ -142,17 +150,66 @@ def slot(folder: Path) -> dict:
     What cannot be read has none: it is for a roll to refuse, and its lines are nobody's to see.
     """
     files = {path.name: path.lstat().st_mtime for path in folder.iterdir() if path.is_file()}
-    key, login = configparser.RawConfigParser(), {}
+    key = configparser.RawConfigParser()
     with contextlib.suppress(configparser.Error, ValueError):
         key.read(folder / "aws_shared_credentials_file")
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        words = shlex.split((folder / "database.env").read_text(), comments=True)
-        login = dict(word.split("=", 1) for word in words)
     return {
         "access_key_id": key.get("default", "aws_access_key_id", fallback=""),
-        "login": login.get("PGUSER", ""),
+        "login": settings(folder / "database.env").get("PGUSER", ""),
         "files": files,
     }
+
+
+def settings(file: Path) -> dict[str, str]:
+    """Return what an environment file sets; nothing if it is not there or cannot be read."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        words = shlex.split(file.read_text(), comments=True)
+        return dict(word.split("=", 1) for word in words)
+    return {}
+
+
+def serves(folder: Path) -> dict:
+    """Return what a slot makes of its server, for who would replace it by another one."""
+    # In the order in which the unit reads them.
+    found = settings(folder / "server.env") | settings(folder / "secrets.env")
+    if "MLFLOW_BACKEND_STORE_URI" not in found:
+        return {}
+    # Without what may be a password: user info and query. As vars/main.yml has what is wanted.
+    store = re.sub(
+        r"://.*@|\?.*",
+        lambda cut: "://" * cut[0].startswith("://"),
+        found["MLFLOW_BACKEND_STORE_URI"],
+    )
+    if "PGHOST" in found:
+        host, port, name = (found.get(key, "") for key in ("PGHOST", "PGPORT", "PGDATABASE"))
+        store = f"postgresql://{host}:{port}/{name}"
+    origins = found.get("MLFLOW_SERVER_CORS_ALLOWED_ORIGINS", "").split(",")
+    return {
+        "store": store,
+        "holds": holds(store),
+        "login": "basic"
+        if (folder / "mlflow_auth_config_path").exists()
+        else "oidc"
+        if "OIDC_DISCOVERY_URL" in found
+        else "none",
+        "tls": all(origin.startswith("https://") for origin in origins),
+    }
+
+
+def holds(store: str) -> bool:
+    """Tell whether something is in a store. Of a server's database that is taken for granted."""
+    if not re.match(r"sqlite(\+\w+)?:", store):
+        return True
+    path = Path("/" + store.partition(":")[2].lstrip("/"))
+    counts = [
+        f"(SELECT count(*) FROM {table})" for table in ("runs", "registered_models", "trace_info")
+    ]
+    counts.append("(SELECT count(*) FROM experiments WHERE experiment_id != 0)")
+    # Without the right to write it stays as it is, whoever has it open.
+    with contextlib.suppress(sqlite3.Error):
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as found:
+            return found.execute(f"SELECT {' + '.join(counts)}").fetchone()[0] > 0
+    return path.exists()
 
 
 def processes(unit: str) -> list[int]:
@@ -188,6 +245,7 @@ def serving(instance: str, config: Path) -> dict:
     link = config / "current.sock"
     colour = Path(os.readlink(link)).parent.name if link.is_symlink() else ""
     found = {"serving": colour, "slots": slots, "installed": 0, "started": 0, "others": []}
+    found["serves"] = serves(folders[colour]) if colour in slots else {}
     for name in ("access_key_id", "login"):
         found[name] = slots.get(colour, {}).get(name, "")
     if colour in slots:
