@@ -105,7 +105,7 @@ BROKEN = {
                 "mlflow_server_instance": "MLflow!",
                 "mlflow_server_port": 0,
                 "mlflow_server_public_names": ["*"],
-                "mlflow_server_environment": {"A KEY": "x"},
+                "mlflow_server_environment": {"A KEY": "x", "MLFLOW_STATIC_PREFIX": "/mlflow"},
                 "mlflow_server_backend_store_uri": f"postgresql://ada:{SECRET}@db/mlflow",
                 "mlflow_server_artifacts_destination": "file:///srv/a",
                 "mlflow_server_secret_environment": {"A_KEY": f"x{EXAMPLE}"},
@@ -120,6 +120,7 @@ BROKEN = {
         ),
         (
             {
+            "that work here; found MLFLOW_STATIC_PREFIX; leave the prefix to a proxy in front",
                 "mlflow_server_instance": "mlflow-",
                 "mlflow_server_port": 65536,
                 "mlflow_server_public_names": "a.example",
