@@ -95,8 +95,10 @@ def test_workers_fit_the_cores_and_twice_the_memory(memory, cores, roll, workers
 
 
 def test_names_are_allowed_with_and_without_the_port_and_never_all():
-    """MLflow compares the Host header as it comes, with a port or without."""
-    names = {"mlflow_server_public_names": ["mlflow.example.com"], "mlflow_server_port": 8080}
+    """MLflow compares the Host header as it comes, with a port or without, and it comes in small
+    letters.
+    """
+    names = {"mlflow_server_public_names": ["MLflow.example.com"], "mlflow_server_port": 8080}
     hosts = value("MLFLOW_SERVER_ALLOWED_HOSTS", **names).split(",")
     assert {"mlflow.example.com", "mlflow.example.com:8080", "localhost:8080"} <= set(hosts)
     origins = value("MLFLOW_SERVER_CORS_ALLOWED_ORIGINS", **names).split(",")
