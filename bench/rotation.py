@@ -17,6 +17,7 @@ bench/results/rotation.json has the figures. Exits with 1 if a claim does not ho
 """
 
 import argparse
+import base64
 import json
 import math
 import os
@@ -85,7 +86,10 @@ class Bench:
             "mlflow_server_database_logins": [
                 {"name": name, "password": password} for name, password in self.passwords.items()
             ],
-            "mlflow_server_secret_environment": {"MLFLOW_CRYPTO_KEK_PASSPHRASE": "bench" * 8},
+            "mlflow_server_secret_environment": {
+                "MLFLOW_CRYPTO_KEK_PASSPHRASE": "bench" * 8,
+                "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": base64.b64encode(b"bench---" * 4).decode(),
+            },
             "mlflow_server_artifacts_destination": f"s3://{BUCKET}/mlflow",
         }
         client = {"mlflow_client_user": "ada", "aws_credentials_probe_uri": f"s3://{BUCKET}/ada"}

@@ -68,6 +68,12 @@ PROVIDER = {
 BASIC = {"mlflow_server_authentication": "basic", "mlflow_server_admin_password": SECRET}
 OIDC = {"mlflow_server_authentication": "oidc", "mlflow_server_oidc": PROVIDER}
 DATABASE = {"mlflow_server_database_host": "db", "mlflow_server_database_logins": LOGINS}
+ENCRYPTING = {
+    "mlflow_server_secret_environment": {
+        "MLFLOW_CRYPTO_KEK_PASSPHRASE": SECRET,
+        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": SECRET,
+    }
+}
 STATIC = {
     "aws_credentials_mode": "static",
     "aws_credentials_access_key_id": "AKIANEW",
@@ -400,6 +406,10 @@ BROKEN = {
             "found postgresql_database, postgresql_ca; set mlflow_server_database_name, "
             "mlflow_server_database_ca instead",
         ),
+        (
+            DATABASE | {"groups": {"mlflow": ["server", "other"]}, "hostvars": {"other": DATABASE}},
+            "found other with the database of server and without the same; set both for all",
+        ),
     ],
     ("playbooks/mlflow.yml", "Refuse two names for one instance"): [
         (
@@ -618,6 +628,12 @@ HELD = {
         {},
         {"mlflow_server_authentication": "front", "nginx_users": [USER]},
         DATABASE | {"postgresql_admin_password": SECRET},
+        DATABASE
+        | ENCRYPTING
+        | {
+            "groups": {"mlflow": ["server", "other"]},
+            "hostvars": {"other": DATABASE | ENCRYPTING},
+        },
         {
             "ansible_play_hosts": ["server", "other"],
             "hostvars": {"other": look(place="here mlflow-team-a")},

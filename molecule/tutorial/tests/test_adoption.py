@@ -1,5 +1,6 @@
 """A server as the tutorial makes it is taken over, with its database and its bucket."""
 
+from base64 import b64encode
 from contextlib import contextmanager
 
 import pytest
@@ -72,6 +73,11 @@ TAKE_OVER = {
     "mlflow_server_database_owner": "tutor",
     "mlflow_server_database_owner_password": "byhand",
     "mlflow_server_database_logins": [{"name": "adopted_a", "password": "new one"}],
+    # For each host of the inventory, as extra variables are; so all of them have this database.
+    "mlflow_server_secret_environment": {
+        "MLFLOW_CRYPTO_KEK_PASSPHRASE": "canary-kek-passphrase",
+        "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": b64encode(b"canary--" * 4).decode(),
+    },
     "postgresql_admin_user": "tutor",
     "postgresql_admin_password": "byhand",
     "mlflow_server_artifacts_destination": "s3://tutorial/byhand",

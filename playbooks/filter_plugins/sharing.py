@@ -1,0 +1,50 @@
+"""Tracking servers with one database that could not read what another of them has encrypted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+# In the database, by these secrets, are webhooks' secrets and those of the AI gateway.
+ENCRYPTING = ("MLFLOW_CRYPTO_KEK_PASSPHRASE", "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY")
+LOCAL = ("", "localhost", "127.0.0.1", "::1")
+
+
+def place(given: Mapping) -> tuple | None:
+    """Return which database a server has; None for one of its host's own."""
+    host = str(given.get("mlflow_server_database_host", "")).lower()
+    if host in LOCAL:
+        return None
+    port = str(given.get("mlflow_server_database_port", 5432))
+    return host, port, given.get("mlflow_server_database_name", "mlflow")
+
+
+def secrets(given: Mapping) -> list:
+    """Return what the inventory gives a server to encrypt with."""
+    environment = given.get("mlflow_server_secret_environment") or {}
+    return [environment.get(name) for name in ENCRYPTING]
+
+
+def sharing_without_secrets(servers: Mapping[str, Mapping], host: str) -> list[str]:
+    """Return who shares a server's database and does not encrypt with the same secrets.
+
+    Args:
+        servers: The variables of each tracking server, by its name in the inventory.
+        host: The name of one.
+    """
+    own = servers[host]
+    if place(own) is None:
+        return []
+    return [
+        name
+        for name, given in servers.items()
+        if name != host
+        and place(given) == place(own)
+        and (None in secrets(own) or secrets(given) != secrets(own))
+    ]
+
+
+class FilterModule:
+    """For the preflight."""
+
+    def filters(self) -> dict:
+        return {"sharing_without_secrets": sharing_without_secrets}
