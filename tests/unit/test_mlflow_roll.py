@@ -4,6 +4,7 @@ import contextlib
 import http.server
 import json
 import os
+import re
 import socket
 import socketserver
 import subprocess
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import mlflow_roll
 import pytest
-from mlflow_roll import Roll, RollError, tree
+from mlflow_roll import Host, Roll, RollError, tree
 
 
 class Killed(BaseException):
@@ -57,6 +58,8 @@ class FakeHost:
         self.free_mb = 4000
         # Colours that were started before a file of theirs was changed.
         self.older = set()
+        # Colours that run with libraries that were replaced.
+        self.outdated = set()
 
     def act(self, what):
         """Count an action, and die before it if its turn has come."""
@@ -125,6 +128,9 @@ class FakeHost:
 
     def started(self, unit):
         return 0.0 if self.colour(unit) in self.older else float("inf")
+
+    def has_old_libraries(self, unit):
+        return self.colour(unit) in self.outdated
 
     def journal(self, unit, since):
         return f"journal of {unit}"
@@ -624,6 +630,36 @@ def test_what_is_older_than_its_files_is_rolled_by_a_rotation(world):
     world.roll(texts={"server.env": "one"})
     assert world.active() == ["mlflow-green.service"]
     assert world.roll(texts={"server.env": "one"}).steps == []
+
+
+def test_libraries_that_were_updated_are_taken_by_a_roll(world):
+    """needrestart, which would restart it, is told to leave it to that."""
+    world.roll()
+    text = (world.root / "etc/needrestart/conf.d/mlflow.conf").read_text()
+    pattern = re.search(r"^\$nrconf{override_rc}{qr\((.*)\)} = 0;$", text, re.MULTILINE)[1]
+    for unit in world.host.units:
+        assert re.search(pattern, unit)
+    assert not re.search(pattern, "mlflow-team-blue.service")
+    world.host.outdated.add("blue")
+    found = ["mlflow-blue.service runs with libraries that were updated since"]
+    assert world.make_roll().reasons() == found
+    world.roll()
+    assert world.active() == ["mlflow-green.service"] and world.make_roll().reasons() == []
+
+
+@pytest.mark.parametrize(
+    ("line", "is_old"),
+    [
+        ("7f00-7f01 r--p 00000000 00:2f 1 /usr/lib/x86_64-linux-gnu/libssl.so.3 (deleted)", True),
+        ("7f00-7f01 r--p 00000000 00:2f 1 /usr/lib/x86_64-linux-gnu/libssl.so.3", False),
+        ("7f00-7f01 rw-s 00000000 00:01 1 /dev/zero (deleted)", False),
+        ("7f00-7f01 r--p 00000000 00:2f 1 /opt/mlflow/releases/x/lib/a.so (deleted)", False),
+    ],
+)
+def test_a_library_that_was_replaced_is_known_by_what_is_mapped(monkeypatch, line, is_old):
+    monkeypatch.setattr(Host, "command", lambda *_: "17\n")
+    monkeypatch.setattr(Path, "read_text", lambda _: f"55-56 r--p 0 0 0 /x\n{line}\n5-6 r 0\n")
+    assert Host().has_old_libraries("mlflow-blue.service") is is_old
 
 
 def test_texts_go_only_where_they_have_been(world):

@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from api import create_experiment, has_experiment, wait_for, wait_until_served
+from api import colour, create_experiment, has_experiment, wait_for, wait_until_served
 from rolls import a_change, assert_kept, assert_settled, serving_change, slow_upload
 
 group = "roll-debian13"
@@ -87,6 +87,25 @@ def test_a_power_cut_loses_nothing_that_was_acknowledged(control, host):
     assert_kept(host, counts)
     assert serving_change(host) == before
     assert_settled(host)
+
+
+def test_libraries_that_were_updated_are_taken_by_a_roll_alone(control, host):
+    """Ubuntu's needrestart restarts whatever runs with the former ones, requests or not."""
+    control.converge()
+    host.check_output("apt-get update && apt-get install --yes needrestart")
+    library = host.check_output("find /usr/lib -type f -name libssl.so.3")
+    host.check_output(f"cp --preserve {library} {library}.new && mv {library}.new {library}")
+    process = "systemctl show --value --property=MainPID {}"
+    before, nginx = colour(host), host.check_output(process.format("nginx"))
+    pid = host.check_output(process.format(f"mlflow-{before}"))
+    host.check_output("needrestart -r a")
+    assert host.check_output(process.format("nginx")) != nginx, "it has restarted nothing at all"
+    assert host.check_output(process.format(f"mlflow-{before}")) == pid
+    with control.load("--pause=0.05") as counts:
+        control.converge()
+    assert counts["failed"] == 0, counts["errors"]
+    assert colour(host) != before
+    control.settled()
 
 
 def test_a_database_of_another_schema_is_left_as_it_is(control, host):

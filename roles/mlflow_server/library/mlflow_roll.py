@@ -7,9 +7,10 @@ DOCUMENTATION = r"""
 module: mlflow_roll
 short_description: Move an MLflow instance to what is wanted
 description:
-  - Compares C(/etc/<instance>/wanted) with the slot that serves. If they are equal and the slot
-    serves, nothing happens. Otherwise the idle slot is filled from C(wanted) and started; once it
-    is ready the link C(current.sock) is swapped, the old colour is drained and stopped.
+  - Compares C(/etc/<instance>/wanted) with the slot that serves. If they are equal, and the slot
+    serves with the libraries that the host has, nothing happens. Otherwise the idle slot is filled
+    from C(wanted) and started; once it is ready the link C(current.sock) is swapped, the old colour
+    is drained and stopped.
   - If the idle colour does not become ready the old one has never stopped serving, and the module
     fails with the journal of the one that did not start.
   - Killed at any point, the next run finishes. Two runs on one host wait for each other.
@@ -87,7 +88,7 @@ import shutil
 import stat
 import subprocess
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -102,6 +103,10 @@ RESTARTS = 2
 JOURNAL_LINES = 40
 # Seconds that steps without a timeout of their own take together at most, for the lock's deadline.
 MARGIN = 90
+# Ubuntu has needrestart restart whatever runs with libraries that were updated.
+NEEDRESTART = r"""# Ansible managed. A restart cuts off requests; site.yml rolls to what is new.
+$nrconf{{override_rc}}{{qr(^{instance}-(blue|green)\.service$)}} = 0;
+"""
 # What is in the database is encrypted with these, so another value would make it unreadable.
 ENCRYPTING = ("MLFLOW_CRYPTO_KEK_PASSPHRASE", "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY")
 
@@ -139,6 +144,15 @@ class Host:
         name = "ExecMainStartTimestampMonotonic"
         microseconds = self.command("systemctl", "show", "--value", f"--property={name}", unit)
         return time.time() - time.monotonic() + int(microseconds) / 1e6
+
+    def has_old_libraries(self, unit: str) -> bool:
+        """Tell whether a unit runs with libraries of the system that were replaced since."""
+        pid = self.command("systemctl", "show", "--value", "--property=MainPID", unit).strip()
+        found = ""
+        # It may end meanwhile.
+        with suppress(OSError):
+            found = Path(f"/proc/{pid}/maps").read_text()
+        return bool(re.search(r" /(usr/)?lib\S*/\S+\.so\S* \(deleted\)$", found, re.MULTILINE))
 
     def journal(self, unit: str, since: float) -> str:
         """Return the last lines that a unit wrote since a time in seconds of the epoch."""
@@ -342,6 +356,8 @@ class Roll:
         self.current = self.config / "current.sock"
         self.units = root / "etc/systemd/system"
         self.sockets = root / "run" / instance
+        self.needrestart = root / f"etc/needrestart/conf.d/{instance}.conf"
+        self.exception = NEEDRESTART.format(instance=instance).encode()
         self.steps: list[str] = []
         # That it has waited for another run is told, and no change.
         self.waits: list[str] = []
@@ -403,6 +419,8 @@ class Roll:
         elif self.texts and self.host.started(unit.name) < changed_at(slot):
             # What it was started with nobody can tell, and a rotation has to be sure.
             reasons.append(f"{unit.name} was started before its files were changed")
+        elif self.host.has_old_libraries(unit.name):
+            reasons.append(f"{unit.name} runs with libraries that were updated since")
         elif not reasons:
             why = self.wait_for_answer(colour)
             if why:
@@ -417,6 +435,10 @@ class Roll:
                 return why
             self.host.sleep(0.5)
         return ""
+
+    def is_left_alone(self) -> bool:
+        """Tell whether needrestart knows that it must not restart a colour."""
+        return self.needrestart.is_file() and self.needrestart.read_bytes() == self.exception
 
     # The lock
 
@@ -491,6 +513,10 @@ class Roll:
             raise
         self.settle()
         self.remove(".wanted.old")
+        if not self.is_left_alone():
+            self.step("tell needrestart to leave both colours alone")
+            self.needrestart.parent.mkdir(parents=True, exist_ok=True)
+            put(self.needrestart, self.exception)
         return reasons
 
     def remove(self, *names: str) -> None:
@@ -788,7 +814,7 @@ def main() -> None:
             with roll.lock():
                 reasons = roll.run()
         module.exit_json(
-            changed=bool(reasons or roll.steps),
+            changed=bool(reasons or roll.steps or not roll.is_left_alone()),
             colour=roll.serving(),
             reasons=reasons,
             steps=roll.waits + roll.steps,
