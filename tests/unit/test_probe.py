@@ -128,6 +128,30 @@ def test_a_refused_object_says_which_right_is_missing(code, operation, what_to_d
     assert f"{operation} was answered with {code}" in refusal and what_to_do in refusal
 
 
+@pytest.mark.parametrize(
+    ("message", "what_to_do"),
+    [
+        (
+            "User: arn:aws:iam::1:user/m is not authorized to perform: kms:GenerateDataKey on "
+            "resource: arn:aws:kms:eu-central-1:1:key/abc because no identity-based policy allows "
+            "the kms:GenerateDataKey action",
+            "add kms:GenerateDataKey for arn:aws:kms:eu-central-1:1:key/abc to the policy of the "
+            "user or role and to that of the key.",
+        ),
+        (
+            "User: arn:aws:iam::1:user/m is not authorized to perform: s3:PutObject on resource: "
+            '"arn:aws:s3:::b/x" with an explicit deny in a resource-based policy',
+            "take the deny of s3:PutObject for arn:aws:s3:::b/x out of the policy that is named",
+        ),
+        ("Access Denied", "add s3:PutObject for s3://a/b to the policy of the user or role."),
+    ],
+)
+def test_the_action_that_aws_names_is_the_one_that_is_told(message, what_to_do):
+    """To put an object into a bucket with a key of KMS takes an action of another service."""
+    error = ClientError({"Error": {"Code": "AccessDenied", "Message": message}}, "PutObject")
+    assert what_to_do in str(probe.refused_store(error, "s3://a/b", "put"))
+
+
 def test_a_refusal_that_is_only_told_in_a_text_is_understood():
     """As MLflow sums up the downloads of its threads."""
     said = (

@@ -382,8 +382,7 @@ def refused_store(error: Exception, uri: str, step: str) -> Refusal:
     if answer := re.search(r"\((\w+)\) when calling the (\w+) operation.*?: ([^\n]*)", said):
         code, operation, message = answer.groups()
         found = f"{operation} was answered with {code}: {message.strip()}"
-        action = S3_ACTIONS.get(operation, f"s3:{operation}")
-        allow = f"add {action} for {uri} to the policy of the user or role"
+        allow = allowed(message, S3_ACTIONS.get(operation, f"s3:{operation}"), uri)
         # The answer to HeadObject has no body, so no code but that of HTTP.
         is_denied = re.search("AccessDenied|403|Forbidden", code)
         what_to_do = remedy(STORE_REMEDIES, code, allow if is_denied else "fix that")
@@ -393,6 +392,22 @@ def refused_store(error: Exception, uri: str, step: str) -> Refusal:
         f"Wanted to put, get and delete {PROBE} in the artifact store {uri}; found that {step} "
         f"failed: {found}; {what_to_do}."
     )
+
+
+def allowed(message: str, action: str, uri: str) -> str:
+    """Return how an action comes to be allowed that AWS has denied.
+
+    Args:
+        message: What AWS says. It names the action that it looked for, which is another than that
+            of the request where the bucket has a key of KMS, and what for.
+        action: That of the request, if AWS names none.
+    """
+    named = re.search(r"not authorized to perform: (\S+)(?: on resource: \"?([^\s\"]+))?", message)
+    action, place = (named[1], named[2] or uri) if named else (action, uri)
+    if "explicit deny" in message:
+        return f"take the deny of {action} for {place} out of the policy that is named there"
+    also = " and to that of the key" if action.startswith("kms:") else ""
+    return f"add {action} for {place} to the policy of the user or role{also}"
 
 
 def is_there(store) -> bool:
