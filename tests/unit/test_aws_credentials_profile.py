@@ -91,7 +91,9 @@ def run(monkeypatch, home, check_mode=False, **params):
 
     account = type("Account", (), {"pw_dir": str(home), "pw_name": "ada"})
     monkeypatch.setattr(module, "AnsibleModule", Module)
-    monkeypatch.setattr(module.pwd, "getpwuid", lambda _: account)
+    monkeypatch.setattr(module.pwd, "getpwnam", lambda _: account)
+    monkeypatch.setattr(module.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(module, "as_user", lambda _, work: work())
     with pytest.raises(SystemExit):
         module.main()
     return said
@@ -99,6 +101,19 @@ def run(monkeypatch, home, check_mode=False, **params):
 
 NEW = {"access_key_id": "AKIANEW", "secret_access_key": "se/cr+et="}
 PROOF = {"probe_uri": "s3://bucket", "probe_python": sys.executable, "probe_script": PROBE}
+
+
+def test_all_rights_of_root_are_gone_before_something_is_done(monkeypatch):
+    """The groups first, as nobody but root may change them. On a machine: scenario `client`."""
+    account, done = type("Account", (), {"pw_name": "ada", "pw_gid": 7, "pw_uid": 8}), []
+    for name in ("initgroups", "setgid", "setuid"):
+        monkeypatch.setattr(module.os, name, lambda *given, name=name: done.append([name, *given]))
+    found = module.as_user(account, lambda: {"done": done})
+    assert found["done"] == [["initgroups", "ada", 7], ["setgid", 7], ["setuid", 8]]
+    assert done == [], "it is another process"
+    said = module.as_user(account, lambda: {}["canary"])["refused"]
+    assert "Wanted to become ada" in said and "KeyError" in said
+    assert "found none" in module.as_user(account, lambda: os._exit(1))["refused"]
 
 
 def test_a_look_tells_key_and_time_and_changes_nothing(monkeypatch, home):

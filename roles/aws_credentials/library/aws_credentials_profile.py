@@ -7,12 +7,13 @@ DOCUMENTATION = r"""
 module: aws_credentials_profile
 short_description: One profile of a user's ~/.aws, proven before it is written
 description:
-  - Runs as the user, so nothing is in its reach that is not in theirs.
+  - Becomes the user, so nothing is in its reach that is not in theirs, however Ansible came here.
   - What is to be written is tried first, out of memory. A key that is refused changes nothing, and
     a program that starts meanwhile finds the old key or the new one, never a mixture.
   - Notes beside a key the id of the one that it replaces, until it is told to forget it. SDKs pass
     over options that they do not know.
 options:
+  user: {description: Login of the user., type: str, required: true}
   profile: {description: Name of the profile., type: str, default: default}
   state:
     description:
@@ -42,11 +43,10 @@ author: mlflow-ansible
 EXAMPLES = r"""
 - name: Give the user a key
   aws_credentials_profile:
+    user: ada
     access_key_id: AKIAIOSFODNN7EXAMPLE
     secret_access_key: "{{ vault_aws_secret_access_key }}"
     settings: {region: eu-central-1}
-  become: true
-  become_user: ada
 """
 
 RETURN = r"""
@@ -61,10 +61,12 @@ changed_at:
   returned: success
 """
 
+import json
 import os
 import pwd
 import re
 import subprocess
+import traceback
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -218,9 +220,83 @@ class Profile:
         return texts != self.texts or bool(open_to_others)
 
 
+def as_user(account, work) -> dict:
+    """Return what `work` returns when it runs in a child process that is that user's.
+
+    Without pipelining Ansible becomes another user only by files that both can read, for which some
+    ways to reach a host have no means (its guide on privilege escalation has the list).
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(reading)
+            try:
+                os.initgroups(account.pw_name, account.pw_gid)
+                os.setgid(account.pw_gid)
+                os.setuid(account.pw_uid)
+                os.umask(0o077)
+                os.chdir("/")
+                found = work()
+            except Exception as error:
+                last = traceback.extract_tb(error.__traceback__)[-1]
+                found = {
+                    "refused": f"Wanted to become {account.pw_name} and see to ~/.aws; found "
+                    f"{type(error).__name__}: {error} (line {last.lineno}); fix that and run again."
+                }
+            with os.fdopen(writing, "w") as stream:
+                json.dump(found, stream)
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as stream:
+        said = stream.read()
+    os.waitpid(child, 0)
+    return json.loads(said) if said else {"refused": "Wanted an answer; found none; run again."}
+
+
+def ensure(params: dict, account, check: bool) -> dict:
+    """Read, try and write a profile as its user.
+
+    Args:
+        params: The module's options.
+        account: The user, as pwd has them.
+        check: Change and try nothing.
+
+    Returns:
+        Whether something changed and which key there is, or under `refused` why nothing did.
+    """
+    changed = False
+    try:
+        profile = Profile(account.pw_dir, params["profile"])
+        if params["state"] != "looked":
+            texts = profile.wanted(
+                params["access_key_id"],
+                params["secret_access_key"],
+                params["settings"],
+                params["forget"],
+            )
+            # In check mode what the probe needs may not be there yet.
+            if params["probe_uri"] and not check:
+                python, script = params["probe_python"], params["probe_script"]
+                profile.prove(texts, python, script, params["probe_uri"])
+            changed = params["state"] == "present" and profile.differs(texts)
+            if changed and not check:
+                profile.write(texts)
+        return {"changed": changed, **profile.key()}
+    except Refused as error:
+        return {"refused": str(error)}
+    except OSError as error:
+        return {
+            "refused": "Wanted to read, try and write the files in ~/.aws of "
+            f"{account.pw_name}; found {error}; fix that and run again."
+        }
+
+
 def main() -> None:
     module = AnsibleModule(
         argument_spec={
+            "user": {"type": "str", "required": True},
             "profile": {"type": "str", "default": "default"},
             "state": {
                 "type": "str",
@@ -239,32 +315,19 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    account = pwd.getpwuid(os.geteuid())
-    changed = False
+    if os.geteuid() != 0:
+        module.fail_json(msg=f"Wanted root; found uid {os.geteuid()}; set `become: true`.")
     try:
-        profile = Profile(account.pw_dir, params["profile"])
-        if params["state"] != "looked":
-            texts = profile.wanted(
-                params["access_key_id"],
-                params["secret_access_key"],
-                params["settings"],
-                params["forget"],
-            )
-            # In check mode what the probe needs may not be there yet.
-            if params["probe_uri"] and not module.check_mode:
-                python, script = params["probe_python"], params["probe_script"]
-                profile.prove(texts, python, script, params["probe_uri"])
-            changed = params["state"] == "present" and profile.differs(texts)
-            if changed and not module.check_mode:
-                profile.write(texts)
-    except Refused as error:
-        module.fail_json(msg=str(error))
-    except OSError as error:
+        account = pwd.getpwnam(params["user"])
+    except KeyError:
         module.fail_json(
-            msg=f"Wanted to read, try and write the files in ~/.aws of {account.pw_name}; found "
-            f"{error}; fix that and run again."
+            msg=f"Wanted the user {params['user']}, whose key it is; found none; make them, or "
+            "correct the name."
         )
-    module.exit_json(changed=changed, **profile.key())
+    found = as_user(account, lambda: ensure(params, account, module.check_mode))
+    if "refused" in found:
+        module.fail_json(msg=found["refused"])
+    module.exit_json(**found)
 
 
 if __name__ == "__main__":
