@@ -205,8 +205,10 @@ def test_a_folder_of_somebody_else_is_refused(machine):
         machine.virtualenv(path=str(machine.home / "own")).plan()
 
 
-def test_a_servers_certificate_stays_until_the_environment_names_another(machine):
-    """Programs that run, and those that start while the new server is asked, still need it."""
+def test_programs_that_run_find_another_certificate_where_they_found_the_former(machine):
+    """They know its path from when they were started, perhaps days ago. Until the server was asked
+    with the new one, they need the former.
+    """
     ours = machine.path / module.OURS
 
     def kept():
@@ -218,9 +220,12 @@ def test_a_servers_certificate_stays_until_the_environment_names_another(machine
     machine.ensure(ca=second, environment={})
     assert kept() == sorted([first, second])
     machine.ensure(ca=second)
-    assert kept() == [second]
+    assert kept() == [second, second]
+    assert machine.ensure(ca=second) == []
+    machine.ensure(ca=first)
+    assert kept() == [first, first]
     machine.ensure()
-    assert kept() == []
+    assert kept() == [first, first]
 
 
 @pytest.mark.parametrize("text", ["/etc/ssl/certs/ca.pem", "-----BEGIN CERTIFICATE-----\nx"])

@@ -40,7 +40,8 @@ options:
   ca:
     description: >-
       Certificates in PEM, kept as C(.mlflow_client/ca-X.pem), X the beginning of their SHA-256.
-      Former ones are removed with the next environment.
+      Once the environment names it, files of that kind with a former text get the same, as
+      programs that run may read one for days.
     type: str
     default: ''
 author: mlflow-ansible
@@ -227,7 +228,9 @@ class Virtualenv:
         return plan
 
     def former_cas(self) -> list[Path]:
-        return [file for file in (self.path / OURS).glob("ca-*.pem") if file != self.ca]
+        """Return the files with former certificates, by whose names programs that run find them."""
+        text, files = self.params["ca"], (self.path / OURS).glob("ca-*.pem")
+        return [file for file in files if self.ca not in (None, file) and file.read_text() != text]
 
     def settings(self) -> str:
         with contextlib.suppress(OSError):
@@ -268,7 +271,7 @@ class Virtualenv:
             if "set the environment" in plan:
                 self.put(self.site / SETTINGS, settings_text(self.params["environment"]))
                 for file in self.former_cas():
-                    file.unlink()
+                    self.put(file, self.params["ca"])
             if self.params["directory"]:
                 Path(self.params["directory"]).mkdir(parents=True, exist_ok=True)
         return plan
