@@ -5,7 +5,7 @@ import time
 
 import debian_packages
 import pytest
-from debian_packages import FINISH, INSTALL, UPDATE, Packages, Refused
+from debian_packages import FINISH, FIRST_BOOT, INSTALL, UPDATE, Packages, Refused
 
 MASK = "etc/nginx/sites-enabled/default"
 LISTS_LOCK = (
@@ -35,6 +35,8 @@ class FakeHost:
         # What a command says for as long as it finds its lock taken, and for how many seconds.
         self.locked, self.clock = {}, 0
         self.masked_in_time = True
+        # With what code cloud-init ends, and what of the sources it has written by then.
+        self.first_boot, self.written_at_first_boot = 0, set()
         self.lists = root / "var/lib/apt/lists"
         self.lists.mkdir(parents=True)
         monkeypatch.setattr(debian_packages.time, "monotonic", lambda: self.clock)
@@ -56,6 +58,9 @@ class FakeHost:
         for said, until in self.locked.items():
             if self.clock < until:
                 return 100, said
+        if command == FIRST_BOOT:
+            self.sources |= self.written_at_first_boot
+            return self.first_boot, ""
         if command == FINISH:
             self.packages = dict.fromkeys(self.packages, "installed")
             return 0, ""
@@ -166,6 +171,31 @@ def test_lists_older_than_an_hour_are_fetched(host):
     os.utime(host.lists, (0, time.time() - 3700))
     host.ensure()
     assert host.commands[1] == UPDATE
+
+
+def test_lists_older_than_the_sources_are_fetched(host):
+    """cloud-init, or an operator, may name others a moment after an update."""
+    host.update()
+    os.utime(host.lists, (0, time.time() - 60))
+    sources = host.root / "etc/apt/sources.list.d"
+    sources.mkdir(parents=True)
+    (sources / "debian.sources").touch()
+    host.ensure()
+    assert UPDATE in host.commands
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 124])
+def test_a_first_boot_is_waited_for_however_it_ends(host, code):
+    """It writes apt's sources while we would fetch their lists."""
+    for path in ("run/cloud-init", "usr/bin/cloud-init"):
+        (host.root / path).mkdir(parents=True)
+    host.first_boot, host.sources = code, set()
+    host.written_at_first_boot = {"nginx", "python3-venv"}
+    host.ensure()
+    assert host.commands[0] == FIRST_BOOT and host.packages["nginx"] == "installed"
+    host.commands.clear()
+    host.ensure()
+    assert host.commands == []
 
 
 def test_lists_are_fetched_if_they_do_not_name_a_package(host):

@@ -73,7 +73,11 @@ INSTALL = ["apt-get", "-qq", "--option=Dpkg::Use-Pty=0"]
 INSTALL += [f"--option=Dpkg::Options::={option}" for option in KEEP]
 INSTALL += ["--no-install-recommends", "--no-remove", "install"]
 
-STALE = re.compile(r"Unable to locate|no installation candidate|Failed to fetch")
+STALE = re.compile(
+    r"Unable to locate|no installation candidate|Failed to fetch|[Uu]nmet dependencies|held broken"
+)
+# On a machine that was just booted it writes apt's sources, and installs packages itself.
+FIRST_BOOT = ["timeout", str(LOCK_SECONDS), "cloud-init", "status", "--wait"]
 LOCKED = re.compile(
     r"Could not get lock (?P<file>[\w/-]+)(?:\. It is held by process (?P<holder>\d+))?"
     r"|lock was locked by .*?process(?: with pid (?P<pid>\d+))?"
@@ -159,21 +163,35 @@ class Packages:
         lists = self.root / "var/lib/apt/lists"
         if not any(lists.glob("*Release")):
             return True
-        return time.time() - lists.stat().st_mtime > LISTS_SECONDS
+        fetched = lists.stat().st_mtime
+        sources = self.root / "etc/apt"
+        files = [*sources.glob("sources.list"), *sources.glob("sources.list.d/*")]
+        changed = max((file.lstat().st_mtime for file in files), default=0)
+        return time.time() - fetched > LISTS_SECONDS or changed > fetched
 
     # What is done.
 
     def apply(self) -> list[str]:
         """Do what `plan` tells, and return it."""
         os.umask(0o022)
-        self.deadline = time.monotonic() + LOCK_SECONDS
         plan, said = self.plan(), ""
         if plan:
+            self.wait_for_first_boot()
+            self.deadline = time.monotonic() + LOCK_SECONDS
             self.mask()
             said = self.finish()
         if missing := self.missing():
             self.install(missing, said)
         return plan
+
+    def wait_for_first_boot(self) -> None:
+        """Return once cloud-init has ended, however it did, if the host has one that was started.
+
+        After LOCK_SECONDS it goes on: cloud-init may be what has started this run.
+        """
+        # The folder is made at each boot with it.
+        if (self.root / "run/cloud-init").is_dir() and (self.root / "usr/bin/cloud-init").exists():
+            self.run(FIRST_BOOT)
 
     def mask(self) -> None:
         for path in self.masks:
