@@ -7,7 +7,7 @@ from pathlib import Path
 
 import firewall_rules
 import pytest
-from firewall_rules import DELETE, MARKER, Firewall, Refused, render, sets_of, statements
+from firewall_rules import APART, DELETE, MARKER, Firewall, Refused, render, sets_of, statements
 
 RULES = [{"port": 5000, "protocol": "tcp", "from": ["10.0.0.0/16"]}]
 OTHERS = [{"port": 5432, "protocol": "tcp", "from": None}]
@@ -112,7 +112,7 @@ class FakeHost:
             keys = ("local", "prefixlen", "scope")
             found = [dict(zip(keys, address, strict=True)) for address in self.addresses]
             return 0, json.dumps([{"addr_info": found}]), ""
-        if command[0] == "unshare":
+        if command[: len(APART)] == APART:
             kept = self.table
             code, _, said = self.load(data)
             listed, self.table = self.listed(self.table or []), kept

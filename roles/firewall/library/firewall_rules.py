@@ -72,6 +72,10 @@ TABLE = "inet mlflow_firewall"
 # To add a table that is there is no error, to delete one that is not there is one.
 DELETE = f"table {TABLE}\ndelete table {TABLE}\n"
 NFT = "/usr/sbin/nft"
+# Not unshare, from which AppArmor takes the rights of root on Ubuntu 25.04 and newer.
+# Where the kernel refuses another network systemd goes on without one, so this is looked at.
+IS_APART = 'test "$(readlink /proc/self/ns/net)" != "$(readlink /proc/1/ns/net)"'
+APART = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--property=PrivateNetwork=yes"]
 UNIT, ROLLBACK = "mlflow-firewall.service", "mlflow-firewall-rollback"
 SHORTEST = 15
 NOT_LOADED = 5  # systemctl's exit code
@@ -317,8 +321,8 @@ class Firewall:
             if code:
                 return None
         else:
-            load = ["unshare", "--net", "sh", "-c", f'{NFT} -f - && exec "$@"', "sh"]
-            code, listed, output = self.run([*load, *show], data=text)
+            load = ["sh", "-c", f'{IS_APART} && {NFT} -f - && exec "$@"', "sh"]
+            code, listed, output = self.run([*APART, *load, *show], data=text)
             if code:
                 raise Refused(
                     f"Wanted rules that nft and the kernel accept; found: {output.strip()}; "
