@@ -69,7 +69,7 @@ class FakeServer:
         self.lacking = {"r": [], "S": []}
         self.defaults = {"r": (), "S": ()}
         self.statements = []
-        self.in_use, self.refuses = False, ""
+        self.in_use, self.refuses, self.language = False, "", "C.UTF-8"
         self.info = type("Info", (), {"used_password": True})()
         monkeypatch.setattr(postgresql_database, "acting_as", contextlib.nullcontext)
         monkeypatch.setattr(postgresql_database.psycopg2, "connect", self.connect)
@@ -118,6 +118,8 @@ class FakeServer:
         if query == postgresql_database.DEFAULT_RIGHTS:
             return [(right,) for right in self.defaults[given["kind"]]]
         text = str(query)
+        if text == "SHOW lc_messages":
+            return [(self.language,)]
         if "listen_addresses" in text:
             return [("*",)]
         if text.startswith("SELECT pg_has_role"):
@@ -478,6 +480,30 @@ def test_a_wrong_password_is_told_from_a_closed_door(server, monkeypatch):
 
     monkeypatch.setattr(postgresql_database.psycopg2, "connect", closed)
     with pytest.raises(Refused, match="to let mlflow_a in from this host"):
+        database.as_role("mlflow_a")
+
+
+@pytest.mark.parametrize(
+    ("language", "wanted"),
+    [
+        ("de_DE.UTF-8", "English .*found lc_messages: de_DE.UTF-8 and: .*Passwort.*ALTER SYS"),
+        ("en_GB.UTF-8", "to connect to .* as mlflow_a; found: "),
+        ("C", "to connect to .* as mlflow_a; found: "),
+        ("", "to connect to .* as mlflow_a; found: "),
+    ],
+)
+def test_a_server_of_another_language_is_asked_for_english(server, monkeypatch, language, wanted):
+    """Else a password that is to be set is taken for a door that is closed, at each run."""
+    server.make_ours()
+    server.language = language
+    database = Database(options(), check=False)
+    database.look()
+
+    def closed(**_):
+        raise psycopg2.OperationalError("ОШИБКА: Passwort-Authentifizierung\n")
+
+    monkeypatch.setattr(postgresql_database.psycopg2, "connect", closed)
+    with pytest.raises(Refused, match=f"Wanted .*{wanted}"):
         database.as_role("mlflow_a")
 
 

@@ -164,6 +164,10 @@ class WrongPassword(Exception):
     """The server knows another password, or none, for the role."""
 
 
+# Of a reason that none of these words tells.
+UNKNOWN = "fix that and run again."
+
+
 def remedy(said: str, user: str, place: str) -> str:
     """Return wanted, found and remedy for what libpq or the server said of a connection."""
     said = " ".join(said.split())
@@ -206,7 +210,7 @@ def remedy(said: str, user: str, place: str) -> str:
     ):
         if any(phrase in said for phrase in phrases):
             return f"Wanted {wanted}; found: {said}; {what}."
-    return f"Wanted to connect to {place} as {user}; found: {said}; fix that and run again."
+    return f"Wanted to connect to {place} as {user}; found: {said}; {UNKNOWN}"
 
 
 def check_names(given: dict) -> None:
@@ -429,13 +433,33 @@ class Database:
             # Such as a login that may not CONNECT yet.
             if "permission denied for database" in said:
                 return None
-            raise Refused(remedy(said, name, self.place(self.host or self.address))) from None
+            explained = remedy(said, name, self.place(self.host or self.address))
+            if explained.endswith(UNKNOWN):
+                self.check_language(said)
+            raise Refused(explained) from None
         if not connection.info.used_password:
             raise Refused(
                 f"Wanted the server to ask {name} for its password; found that it lets it in "
                 "without one; replace trust in its pg_hba.conf by scram-sha-256."
             )
         return connection
+
+    def check_language(self, said: str) -> None:
+        """Refuse a server whose reason cannot be read: libpq has no code for that of a login.
+
+        Raises:
+            Refused: It says in another language than English why it lets nobody in.
+        """
+        cursor = self.admin.cursor()
+        cursor.execute("SHOW lc_messages")
+        (language,) = cursor.fetchone()
+        if not re.match(r"(C|POSIX|en)\b|en_|$", language):
+            raise Refused(
+                f"Wanted {self.place(self.host)} to say in English why it refuses a login; found "
+                f"lc_messages: {language} and: {' '.join(said.split())}; as its superuser run "
+                "`ALTER SYSTEM SET lc_messages = 'C'` and `SELECT pg_reload_conf()`, or in RDS set "
+                "it in the parameter group, and run this again."
+            )
 
     def place(self, host: str) -> str:
         return f"{host}:{self.port}" if host else socket_of(self.port)
