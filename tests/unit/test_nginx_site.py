@@ -242,7 +242,7 @@ class FakeHost:
             return 0, f"MainPID={self.master}\nUnitFileState={state}\n", ""
         if command == ["/usr/sbin/nginx", "-T"]:
             return self.test()
-        if command[0] == "usermod":
+        if command[0] == "/usr/sbin/usermod":
             if not self.has_group:
                 return 6, "", "usermod: group 'mlflow' does not exist"
             self.group_members["mlflow"].append(command[-1])
@@ -412,7 +412,9 @@ def test_check_mode_tells_and_changes_nothing(host):
     """The same plan is the preflight."""
     host.actions = []
     assert host.site().plan() == ["site", "groups", "reload"]
-    assert not [action for action in host.actions if action.split()[0] in ("usermod", "replace")]
+    assert not [
+        action for action in host.actions if action.split()[0] in ("/usr/sbin/usermod", "replace")
+    ]
 
 
 def test_check_mode_works_where_nginx_is_not_installed(host):

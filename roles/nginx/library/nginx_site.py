@@ -735,7 +735,7 @@ class Site:
                 f"Wanted {' and '.join(self.missing)}; found none; run `apt-get install {names}`."
             )
         for name in self.missing_groups():
-            self.must("usermod", "--append", "--groups", name, self.user)
+            self.must("/usr/sbin/usermod", "--append", "--groups", name, self.user)
         try:
             if "certificate" in plan:
                 self.write_certificate()

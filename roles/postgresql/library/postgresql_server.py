@@ -322,7 +322,7 @@ class Server:
         command += ["--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1", f"--port={lines[3]}"]
         command += [f"--host={lines[4]}", f"--username={self.user.pw_name}", "--dbname=postgres"]
         command += [f"--command={statement}" for statement in statements]
-        code, said, error = self.run(["runuser", "-u", self.user.pw_name, "--", *command])
+        code, said, error = self.run(["/usr/sbin/runuser", "-u", self.user.pw_name, "--", *command])
         if code and ("authentication failed" in error or "no password supplied" in error):
             raise Refused(
                 f"Wanted the system's user {self.user.pw_name} to be let in through the socket; "
@@ -444,7 +444,7 @@ class Server:
             memory = in_memory(text, files)
             command = [f"{self.binaries}/postgres", "-C", "port"]
             command += [f"--config-file=/proc/self/fd/{memory}"]
-            user = ["runuser", "-u", self.user.pw_name, "--"]
+            user = ["/usr/sbin/runuser", "-u", self.user.pw_name, "--"]
             code, _, error = self.run([*user, *command], pass_fds=(memory,))
         if code:
             said = re.findall(r"\b(?:LOG|HINT|FATAL): +(?!configuration file)(.*)", error)
