@@ -3,10 +3,13 @@
 import configparser
 import functools
 import importlib
+import os
 import re
+import subprocess
 import unittest.mock
 from pathlib import Path
 
+import ansible_collections
 import pytest
 import yaml
 
@@ -210,6 +213,30 @@ def test_group_vars_reach_every_playbook():
     """Ansible looks for group_vars beside inventory and playbook, not in the root."""
     link = ROOT / "inventory/group_vars"
     assert link.is_symlink() and link.resolve() == ROOT / "group_vars"
+
+
+@pytest.mark.parametrize("playbook", ["site.yml", "playbooks/client.yml"])
+def test_roles_are_found_without_ansible_cfg(playbook, tmp_path):
+    """It is not read in a folder that everybody may write to, as WSL's are, or from elsewhere."""
+    (tmp_path / "ansible.cfg").touch()
+    environment = os.environ | {"ANSIBLE_CONFIG": str(tmp_path / "ansible.cfg")}
+    command = ["ansible-playbook", "--syntax-check", "--inventory=localhost,", ROOT / playbook]
+    done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_every_collection_that_is_used_is_listed():
+    """Whoever has ansible-core alone, as AWX, would fail half-way through a run."""
+    listed = {each["name"] for each in load(ROOT / "requirements.yml")["collections"]}
+    folders = [Path(folder).glob("*/*") for folder in ansible_collections.__path__]
+    known = {f"{path.parent.name}.{path.name}" for folder in folders for path in folder}
+    used = set()
+    for top in ("site.yml", "playbooks", "roles", "molecule", "inventory"):
+        for path in [ROOT / top, *(ROOT / top).rglob("*")]:
+            if path.is_file() and path.suffix in (".yml", ".j2", ".example"):
+                found = re.findall(r"\b([a-z_]+\.[a-z_]+)\.[a-z_]+", path.read_text())
+                used |= known & set(found)
+    assert len(used) >= 4 and used <= listed
 
 
 def test_no_example_is_loaded():
