@@ -106,6 +106,20 @@ def test_a_user_without_permission_sees_nothing_of_anothers(visitor):
     assert visitor.as_(*ADA).ask("GET", path) == (200, b"canary-artifact")
 
 
+def test_to_load_a_model_takes_a_permission_on_its_experiment_too(visitor, ada, bob):
+    """Its files are the experiment's. Ada may read every registered model."""
+    experiment, run, path = experiment_of(visitor, BOB)
+    name, api = uuid.uuid4().hex, "/api/2.0/mlflow"
+    bob.call("registered-models/create", name=name)
+    bob.call("model-versions/create", name=name, source=f"runs:/{run}/files", run_id=run)
+    assert ada.status("GET", f"{api}/model-versions/get?name={name}&version=1") == 200
+    assert ada.status("GET", path) == 403
+    grant = {"username": "ada", "resource_type": "experiment", "resource_id": experiment}
+    grant |= {"permission": "READ"}
+    assert bob.status("POST", "/api/3.0/mlflow/users/permissions/grant", grant) == 200
+    assert ada.ask("GET", path) == (200, b"canary-artifact")
+
+
 def test_a_permission_on_everything_that_nobody_listed_is_told(control, visitor):
     """It covers every prompt, present and future. A run with nothing to do reports it and leaves
     it; --check, which has nothing in its plan, fails.
