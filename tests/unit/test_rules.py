@@ -86,18 +86,18 @@ KEY_FILE = {
 }
 
 
-def look(**changes):
-    return {"mlflow_server_look": LOOK | changes}
-
-
-def team(goes_by, *names):
-    """Return groups of two servers, of which these names, or both, go by the same key or user."""
 SERVES = {
     **{"store": "sqlite:////var/lib/mlflow/mlflow.db", "holds": True, "login": "none"},
     "tls": False,
 }
 
 
+def look(**changes):
+    return {"mlflow_server_look": LOOK | changes}
+
+
+def team(goes_by, *names):
+    """Return groups of two servers, of which these names, or both, go by the same key or user."""
     both = ["server", "other"]
     carriers = f"carriers_{hashlib.sha1(goes_by.encode()).hexdigest()}"
     return {"mlflow": both, carriers: list(names) or both}
@@ -120,13 +120,13 @@ BROKEN = {
             "from 1 to 65535; found mlflow_server_port: 0; choose another",
             'mlflow_server_public_names; found ["*"]; list each name or address by itself',
             "Wanted names of environment variables in mlflow_server_environment, mlflow_server_",
+            "that work here; found MLFLOW_STATIC_PREFIX; leave the prefix to a proxy in front",
             "Wanted postgresql+psycopg2:// in mlflow_server_backend_store_uri",
             "inside /var/lib/MLflow!, all that the service may write to; found /srv/a; put it in",
             "found the example's value for A_KEY; make it as group_vars/mlflow/vault.yml.example",
         ),
         (
             {
-            "that work here; found MLFLOW_STATIC_PREFIX; leave the prefix to a proxy in front",
                 "mlflow_server_instance": "mlflow-",
                 "mlflow_server_port": 65536,
                 "mlflow_server_public_names": "a.example",
@@ -227,13 +227,6 @@ BROKEN = {
             "found EDIT for eve on prompt *, READ for eve on run *; list them, or take them away",
         ),
     ],
-    ("roles/mlflow_server/tasks/preflight.yml", "Preflight | Refuse a host that cannot carry it"): [
-        (look(systemd=False, init="sleep"), "init; found sleep as process 1; use a host"),
-        (
-            look(foreign=["/usr, root's and not empty"]),
-            "found /usr, root's and not empty; choose another mlflow_server_instance, or",
-        ),
-        (
     (
         "roles/mlflow_server/tasks/look.yml",
         "Look | Refuse to take another server for the one that serves",
@@ -249,6 +242,13 @@ BROKEN = {
             "Wanted mlflow with its metadata in postgresql://db:5432/mlflow; found that it serves",
         ),
     ],
+    ("roles/mlflow_server/tasks/preflight.yml", "Preflight | Refuse a host that cannot carry it"): [
+        (look(systemd=False, init="sleep"), "init; found sleep as process 1; use a host"),
+        (
+            look(foreign=["/usr, root's and not empty"]),
+            "found /usr, root's and not empty; choose another mlflow_server_instance, or",
+        ),
+        (
             {"mlflow_server_workers": 5000},
             "(2 x 1300270 MB and 384 MB for the system); found 4000 MB; take a larger host",
         ),
@@ -261,6 +261,11 @@ BROKEN = {
             {"mlflow_server_artifact_max_mb": 12_501},
             "artifact_max_mb of 12500 at most, as four may be on their way on that disk; found",
         ),
+        (
+            look(serves=SERVES | {"login": "basic", "tls": True}),
+            "none; found that mlflow serves users with permissions (basic), and all",
+            "at http://; found that it serves at https:// alone, and all that is sent",
+        ),
     ],
     ("roles/mlflow_server/tasks/verify.yml", "Verify | Refuse a process that has former secrets"): [
         (
@@ -268,11 +273,6 @@ BROKEN = {
             "found some of blue from 999 (its files are from 999, seconds of the epoch)",
         ),
         (look(others=[17, 18]), "and of the other colour 17, 18; run this playbook again"),
-        (
-            look(serves=SERVES | {"login": "basic", "tls": True}),
-            "none; found that mlflow serves users with permissions (basic), and all",
-            "at http://; found that it serves at https:// alone, and all that is sent",
-        ),
     ],
     ("roles/mlflow_client/tasks/preflight.yml", "Preflight | Refuse what cannot work"): [
         (
@@ -518,6 +518,9 @@ BROKEN = {
             "take that out and run site.yml",
         ),
     ],
+    ("playbooks/rotate_aws_credentials.yml", "Refuse an inventory that knows nothing of the key"): [
+        ({}, "static, as server carries AKIANEW; found none; take the inventory that site.yml was"),
+    ],
     ("playbooks/rotate_aws_credentials.yml", "Refuse several keys for the same hosts"): [
         (
             STATIC
@@ -528,9 +531,6 @@ BROKEN = {
             },
             "found server with AKIANEW , other with AKIAOTHER  (aws_credentials_access_key_id",
         ),
-    ],
-    ("playbooks/rotate_aws_credentials.yml", "Refuse an inventory that knows nothing of the key"): [
-        ({}, "static, as server carries AKIANEW; found none; take the inventory that site.yml was"),
     ],
     (
         "playbooks/rotate_aws_credentials.yml",
@@ -591,17 +591,6 @@ HELD = {
         look(memory_mb=1444),
         {"mlflow_server_memory_max_mb": 790},
         {"mlflow_server_artifact_max_mb": 12_500},
-    ],
-    "roles/mlflow_server/tasks/verify.yml": [{}, look(started=5, installed=5)],
-    "roles/mlflow_client/tasks/preflight.yml": [
-        {},
-        {
-            "mlflow_client_tracking_uri": "https://server.example.com:5000/mlflow",
-            "mlflow_client_virtualenv": "/srv/ada/m.l-f_1",
-            "mlflow_client_environment": {"_a1": "x"},
-        },
-    ],
-    "roles/mlflow_client/tasks/ask.yml": [
         look(serves=SERVES | {"tls": True}) | {"mlflow_server_scheme": "https"},
         look(serves=SERVES | {"login": "oidc"}) | BASIC,
         look(serves=SERVES | {"login": "oidc", "tls": True})
@@ -613,6 +602,17 @@ HELD = {
         look(serves=SERVES | {"holds": False}) | DATABASE,
         look(serves=SERVES) | DATABASE | {"mlflow_server_allow_replacement": True},
         look(serves=SERVES | {"store": "postgresql://db:5432/mlflow"}) | DATABASE,
+    ],
+    "roles/mlflow_server/tasks/verify.yml": [{}, look(started=5, installed=5)],
+    "roles/mlflow_client/tasks/preflight.yml": [
+        {},
+        {
+            "mlflow_client_tracking_uri": "https://server.example.com:5000/mlflow",
+            "mlflow_client_virtualenv": "/srv/ada/m.l-f_1",
+            "mlflow_client_environment": {"_a1": "x"},
+        },
+    ],
+    "roles/mlflow_client/tasks/ask.yml": [
         {"__mlflow_client_asked": {"stdout": '{"answers": true}'}}
     ],
     "roles/mlflow_venv/tasks/lock.yml": [{}, {"mlflow_venv_extra": "oidc"}],
