@@ -73,6 +73,8 @@ def afar(fleet):
     return {
         # By its address it is none of the inventory's hosts, and its certificate has the name.
         "mlflow_server_database_host": fleet.s3.address_of(fleet.stores),
+        # The same database, which only its operator knows.
+        "mlflow_server_allow_replacement": True,
         "mlflow_server_database_sslmode": "require",
         "mlflow_server_database_ca": "",
         "postgresql_admin_user": "master",
