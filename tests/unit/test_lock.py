@@ -80,6 +80,32 @@ def test_what_cannot_be_locked_is_refused_with_the_remedy(words, found, monkeypa
     assert str(caught.value).startswith("Wanted a") and found in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("words", "name", "says_next"),
+    [
+        (["3.16.1"], "mlflow-3.16.1.txt", True),
+        (["3.16.1", "--oidc"], "mlflow-3.16.1-oidc.txt", True),
+        (["--uv", "0.13.9"], "uv.txt", False),
+    ],
+)
+def test_a_lock_says_where_its_version_is_set(
+    words, name, says_next, monkeypatch, tmp_path, capsys
+):
+    """A lock changes no host until mlflow_venv_version names it, in one place for each group."""
+    monkeypatch.setattr(tool, "ROOT", tmp_path)
+    monkeypatch.setattr(tool, "FILES", tmp_path)
+    monkeypatch.setattr(tool, "UV", tmp_path)
+    monkeypatch.setattr(tool, "PYTHON", tmp_path)
+    monkeypatch.setattr(tool, "lock", lambda requirements: "mlflow==1\n")
+    tool.main(words)
+    wrote, _, following = capsys.readouterr().out.partition("\n")
+    assert wrote == f"Wrote {name}" and (tmp_path / name).exists()
+    assert ('mlflow_venv_version: "3.16.1"' in following) is says_next
+    for file in re.findall(r"group_vars/\w+/main\.yml", following):
+        assert "mlflow_venv_version" in (ROOT / file).read_text()
+    assert len(set(re.findall(r"group_vars/\w+", following))) == (3 if says_next else 0)
+
+
 @pytest.mark.index
 @each_mlflow
 @pytest.mark.parametrize("machine", mlflow_release.MACHINES)
