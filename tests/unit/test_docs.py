@@ -1,6 +1,8 @@
 """What the documentation says of tests and files is true."""
 
+import importlib.util
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,11 @@ DOCS = [
     *sorted(ROOT.glob("docs/*.md")),
     *sorted(ROOT.glob("roles/*/README.md")),
 ]
+spec = importlib.util.spec_from_file_location(
+    "unknown_variables", ROOT / "playbooks/filter_plugins/unknown_variables.py"
+)
+variables = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(variables)
 # Whose tests a page means where it names no scenario.
 SCENARIO = {"security.md": "hardening", "rotation.md": "rotation", "oidc.md": "oidc"}
 
@@ -66,3 +73,30 @@ def test_every_file_that_a_page_names_is_there(page):
     paths = set(re.findall(rf"`((?:{folders})/[\w./-]+)`", page.read_text()))
     paths |= set(re.findall(rf"ansible-playbook ((?:{folders})/[\w./-]+)", page.read_text()))
     assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
+
+
+def keys(node):
+    """Yield the keys of mappings, at any depth."""
+    for each in node.values() if isinstance(node, dict) else node:
+        if isinstance(each, (dict, list)):
+            yield from keys(each)
+    yield from node if isinstance(node, dict) else ()
+
+
+def examples(page):
+    """Return the examples in YAML that a page has."""
+    blocks = re.findall(r"(?ms)^( *)```yaml\n(.*?)^\1```", page.read_text())
+    return [yaml.safe_load(textwrap.dedent(text)) for _, text in blocks]
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_variable_of_an_example_is_one_that_there_is(page):
+    """Who copies an example with a former name is refused, or gets a default without a word."""
+    found = {key for example in examples(page) for key in keys(example)}
+    known = {name for role in variables.SHARED for name in variables.known_variables(role)}
+    ours = {name for name in found if name.startswith(tuple(f"{r}_" for r in variables.SHARED))}
+    assert variables.unknown_variables(found - ours) == [] and ours <= known
+
+
+def test_examples_are_found():
+    assert "mlflow_server_database_name" in keys(examples(ROOT / "README.md"))
