@@ -15,6 +15,7 @@ from postgresql_database import (
     check_roles,
     leaving,
     remedy,
+    unexplained,
     whose_turn,
 )
 
@@ -45,9 +46,9 @@ def options(**more):
     return given | more
 
 
-def role(login=True, mighty=False, owns=False, member_of=(), note=""):
+def role(login=True, mighty=False, owns=False, member_of=(), note="", alterable=True):
     found = {"login": login, "mighty": mighty, "owns": owns, "member_of": list(member_of)}
-    return found | {"note": note}
+    return found | {"note": note, "alterable": alterable}
 
 
 def ours():
@@ -101,7 +102,7 @@ class FakeServer:
         if query == postgresql_database.ADMIN:
             return [self.admin]
         if query == postgresql_database.ROLES:
-            columns = ("login", "mighty", "owns", "member_of", "note")
+            columns = postgresql_database.ROLE_COLUMNS
             return [(n, *(r[c] for c in columns)) for n, r in self.roles.items() if n in given[0]]
         if query == postgresql_database.SESSIONS:
             return [session[1:] for session in self.sessions if session[0] == given[0]]
@@ -257,6 +258,51 @@ def test_an_administrator_without_a_right_is_told_which(server, rights, lacks):
         server.run()
     server.make_ours()
     assert server.run().plan == []
+
+
+def without_admin_option(server, *names, version=170000):
+    """Let a server be one that was upgraded, whose administrator has CREATEROLE and CREATEDB."""
+    server.admin, server.version = (False, True, True), version
+    for name in names:
+        server.roles[name]["alterable"] = False
+
+
+@pytest.mark.parametrize("check", [True, False])
+@pytest.mark.parametrize(
+    ("change", "altered"),
+    [("another password of the owner", OWNER), ("a login", GROUP), ("the database", OWNER)],
+)
+def test_who_may_not_alter_a_role_since_an_upgrade_is_told_before_anything(
+    server, change, altered, check
+):
+    """PostgreSQL 16 asks for ADMIN OPTION, which nobody has of roles that are older."""
+    server.make_ours()
+    without_admin_option(server, OWNER, GROUP, *LOGINS)
+    assert server.run(check).plan == [], "who has nothing to alter needs none"
+    if change == "another password of the owner":
+        server.passwords[OWNER] = "former"
+    elif change == "a login":
+        del server.roles["mlflow_b"]
+    else:
+        server.owned_by = None
+    with pytest.raises(Refused, match=f"run `GRANT {altered} TO postgres WITH ADMIN OPTION` as a"):
+        server.run(check)
+    assert server.statements == []
+
+
+def test_before_postgresql_16_createrole_suffices(server):
+    server.make_ours()
+    without_admin_option(server, OWNER, version=150000)
+    server.passwords[OWNER] = "former"
+    assert server.run().plan == [f"password of {OWNER}"]
+
+
+def test_who_may_become_the_owner_already_makes_the_database(server):
+    """As a superuser has arranged it; or the owner is the administrator himself."""
+    server.make_ours()
+    without_admin_option(server, OWNER)
+    server.owned_by, server.may_become_owner = None, True
+    assert "database mlflow" in server.run().plan
 
 
 def test_another_password_of_the_owner_is_set_and_tried(server):
@@ -445,12 +491,25 @@ def test_what_the_variables_alone_show_is_refused(more, phrase):
         ("server does not support SSL, but SSL was required", "ssl = on"),
         ('no pg_hba.conf entry for host "1.2.3.4", no encryption', "postgresql_allowed_networks"),
         ('Peer authentication failed for user "postgres"', "peer"),
-        ("FATAL: sorry, too many clients already", "found: FATAL: sorry, too many clients"),
     ],
 )
 def test_what_libpq_says_is_told_with_a_remedy(said, phrase):
     text = remedy(said, "a", "db:5432")
     assert text.startswith("Wanted ") and "; found: " in text and phrase in text
+
+
+def test_what_has_no_remedy_is_told_as_it_is(server, monkeypatch):
+    """Also of the administrator, and with a text that ends like the one that we would write."""
+    why = "FATAL: sorry, too many\n clients; fix that and run again.", "postgres", "db:5432"
+    assert remedy(*why) is None
+    assert "as postgres; found: FATAL: sorry, too many clients; fix" in unexplained(*why)
+
+    def full(**_):
+        raise psycopg2.OperationalError(why[0])
+
+    monkeypatch.setattr(postgresql_database.psycopg2, "connect", full)
+    with pytest.raises(Refused, match="Wanted to connect to .* as postgres; found: FATAL: sorry"):
+        server.run()
 
 
 @pytest.mark.parametrize(
@@ -674,4 +733,41 @@ def test_a_turn_of_logins_that_are_others_is_refused(resting):
 def test_an_administrator_without_createrole_cannot_begin_a_turn(resting):
     resting.admin = (False, False, True)
     with pytest.raises(Refused, match="postgres lacks CREATEROLE"):
+        resting.run(turn="awake", serving=[A])
+
+
+@pytest.mark.parametrize("check", [True, False])
+def test_a_turn_asks_for_the_right_to_alter_both_logins_before_it_begins(resting, check):
+    """Else its second half fails, or its first one where --check has said that all is well."""
+    for name in LOGINS:
+        without_admin_option(resting, name)
+        with pytest.raises(Refused, match=f"run `GRANT {name} TO postgres WITH ADMIN OPTION`"):
+            resting.run(check, turn="awake", serving=[A])
+        resting.roles[name]["alterable"] = True
+    without_admin_option(resting, *LOGINS)
+    with pytest.raises(Refused, match=f"`GRANT {A}, {B} TO postgres WITH ADMIN OPTION`"):
+        resting.run(check, turn="awake", serving=[A])
+    assert resting.statements == []
+
+
+def test_the_second_half_of_a_turn_asks_before_it_waits(resting, monkeypatch):
+    """The right was there for the first half, and is gone."""
+    resting.run(turn="awake", serving=[A])
+    without_admin_option(resting, A)
+    resting.sessions = [(A, 7, "192.0.2.1", "notebook")]
+    monkeypatch.setattr(postgresql_database.time, "sleep", lambda seconds: pytest.fail("waits"))
+    with pytest.raises(Refused, match=f"can alter {A}; found that postgres lacks ADMIN OPTION"):
+        resting.run(turn="rest", serving=[B], patience=60)
+    resting.sessions = []
+    without_admin_option(resting, B)
+    resting.roles[A]["alterable"] = True
+    assert resting.run(turn="rest", serving=[B]).leaves == A, "nothing of the other is altered"
+
+
+def test_the_password_of_a_login_in_use_is_asked_for_after_the_right(resting):
+    """Who is logged in, only a member of the role sees, and that takes the right, too."""
+    without_admin_option(resting, B)
+    resting.roles[B]["login"], resting.passwords[B] = True, "former"
+    resting.sessions = [(B, 7, "192.0.2.1", "notebook")]
+    with pytest.raises(Refused, match=f"GRANT {B} TO postgres WITH ADMIN OPTION"):
         resting.run(turn="awake", serving=[A])

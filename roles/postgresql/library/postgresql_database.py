@@ -14,7 +14,8 @@ description:
   - Roles and databases of others are refused, never altered. The password of a login that exists
     is not changed, as servers may use it. A login that exists without LOGIN rests, and is left
     alone. One that is made beside another that can log in is made to rest, without a password.
-  - The administrator need not be a superuser. CREATEROLE and CREATEDB suffice.
+  - The administrator need not be a superuser. CREATEROLE and CREATEDB suffice, from PostgreSQL
+    16 on with ADMIN OPTION on roles that it has not made itself.
   - With O(turn) nothing is made. Of two logins the one that rests takes the place of the other.
 options:
   name: {description: Name of the database., type: str, required: true}
@@ -97,6 +98,8 @@ except ImportError:
     psycopg2 = None
 
 OLDEST = 150000
+# With this version CREATEROLE alone alters no role, and who makes one has not all its rights.
+ADMIN_OPTION_SINCE = 160000
 # Where Debian's server has it; other builds of libpq look elsewhere.
 SOCKETS = "/var/run/postgresql"
 # Any number that nobody else uses: two hosts may make the same database at the same time.
@@ -113,9 +116,15 @@ SELECT rolname, rolcanlogin,
                AND refobjid = pg_roles.oid AND deptype = 'o'),
        ARRAY(SELECT granted.rolname FROM pg_roles AS granted WHERE granted.oid <> pg_roles.oid
              AND pg_has_role(pg_roles.oid, granted.oid, 'MEMBER')),
-       coalesce(shobj_description(oid, 'pg_authid'), '')
+       coalesce(shobj_description(oid, 'pg_authid'), ''),
+       pg_has_role(oid, 'MEMBER WITH ADMIN OPTION')
+           -- RDS lets its master user alter roles without it.
+           OR EXISTS (SELECT FROM pg_roles AS rds WHERE rds.rolname = 'rds_superuser'
+                      AND pg_has_role(rds.oid, 'MEMBER'))
 FROM pg_roles WHERE rolname = ANY (%s)
 """
+# What it says of a role, after its name. `alterable` is meant for the administrator.
+ROLE_COLUMNS = ("login", "mighty", "owns", "member_of", "note", "alterable")
 DATABASE = "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = %s"
 # Everybody may see who is logged in, but not from where.
 SESSIONS = """
@@ -164,12 +173,11 @@ class WrongPassword(Exception):
     """The server knows another password, or none, for the role."""
 
 
-# Of a reason that none of these words tells.
-UNKNOWN = "fix that and run again."
+def remedy(said: str, user: str, place: str) -> str | None:
+    """Return wanted, found and remedy for what libpq or the server said of a connection.
 
-
-def remedy(said: str, user: str, place: str) -> str:
-    """Return wanted, found and remedy for what libpq or the server said of a connection."""
+    None for a reason that none of the known words tells.
+    """
     said = " ".join(said.split())
     for phrases, wanted, what in (
         (
@@ -210,7 +218,13 @@ def remedy(said: str, user: str, place: str) -> str:
     ):
         if any(phrase in said for phrase in phrases):
             return f"Wanted {wanted}; found: {said}; {what}."
-    return f"Wanted to connect to {place} as {user}; found: {said}; {UNKNOWN}"
+    return None
+
+
+def unexplained(said: str, user: str, place: str) -> str:
+    """Return the same of a reason that has no remedy here."""
+    said = " ".join(said.split())
+    return f"Wanted to connect to {place} as {user}; found: {said}; fix that and run again."
 
 
 def check_names(given: dict) -> None:
@@ -433,10 +447,11 @@ class Database:
             # Such as a login that may not CONNECT yet.
             if "permission denied for database" in said:
                 return None
-            explained = remedy(said, name, self.place(self.host or self.address))
-            if explained.endswith(UNKNOWN):
+            who = name, self.place(self.host or self.address)
+            explained = remedy(said, *who)
+            if explained is None:
                 self.check_language(said)
-            raise Refused(explained) from None
+            raise Refused(explained or unexplained(said, *who)) from None
         if not connection.info.used_password:
             raise Refused(
                 f"Wanted the server to ask {name} for its password; found that it lets it in "
@@ -472,7 +487,8 @@ class Database:
         try:
             self.admin = self.as_admin(given["admin_database"])
         except psycopg2.OperationalError as error:
-            raise Refused(remedy(str(error), user, self.place(self.host))) from None
+            why = str(error), user, self.place(self.host)
+            raise Refused(remedy(*why) or unexplained(*why)) from None
         if self.admin.server_version < OLDEST:
             raise Refused(
                 f"Wanted PostgreSQL {OLDEST // 10000} or newer; found "
@@ -485,10 +501,7 @@ class Database:
         cursor.execute(ADMIN)
         self.admin_is_super, self.makes_roles, self.makes_databases = cursor.fetchone()
         cursor.execute(ROLES, [[self.owner, self.group, *self.logins]])
-        self.roles = {
-            name: dict(zip(("login", "mighty", "owns", "member_of", "note"), found, strict=True))
-            for name, *found in cursor
-        }
+        self.roles = {name: dict(zip(ROLE_COLUMNS, found, strict=True)) for name, *found in cursor}
         cursor.execute(DATABASE, [self.name])
         found = cursor.fetchone()
         self.database_owner = found[0] if found else None
@@ -519,6 +532,7 @@ class Database:
         self.log_in()
         check_roles(self.given, self.roles, self.database_owner, self.proven)
         check_passwords(self.given, self.roles, self.proven)
+        self.check_alterable(self.altered())
         changed = self.make_roles()
         self.make_database()
         if not self.check and not self.as_owner:
@@ -544,14 +558,49 @@ class Database:
             )
         return connection
 
+    def joining(self) -> list[str]:
+        """Return the logins that are no members of the group yet."""
+        member_of = {name: role["member_of"] for name, role in self.roles.items()}
+        return [name for name in self.logins if self.group not in member_of.get(name, ())]
+
+    def altered(self) -> list[str]:
+        """Return the roles that need the administrator's ADMIN OPTION, if they exist already."""
+        names = [self.group] if self.joining() else []
+        becomes = self.owner in self.roles and not self.database_owner
+        if self.owner not in self.proven or (becomes and not self.may_become_owner()):
+            names.append(self.owner)
+        return names
+
+    def may_become_owner(self) -> bool:
+        """Tell whether the administrator may make a database for the owner, who exists."""
+        cursor = self.admin.cursor()
+        newer = self.admin.server_version >= ADMIN_OPTION_SINCE
+        cursor.execute("SELECT pg_has_role(%s, %s)", [self.owner, "SET" if newer else "MEMBER"])
+        return cursor.fetchone()[0]
+
+    def check_alterable(self, names: list[str]) -> None:
+        """Refuse an administrator who may not alter the existing ones of some roles.
+
+        Up to PostgreSQL 15 CREATEROLE suffices; an upgrade from there adds no ADMIN OPTION.
+        """
+        lacking = [name for name in sorted(names) if name in self.roles]
+        lacking = [name for name in lacking if not self.roles[name]["alterable"]]
+        if lacking and self.makes_roles and self.admin.server_version >= ADMIN_OPTION_SINCE:
+            user, listed = self.given["admin_user"], ", ".join(lacking)
+            raise Refused(
+                f"Wanted an administrator who can alter {listed}; found that {user} lacks ADMIN "
+                "OPTION there, which PostgreSQL 16 and newer ask for beside CREATEROLE; run "
+                f"`GRANT {listed} TO {user} WITH ADMIN OPTION` as a superuser, or set another "
+                "postgresql_admin_user."
+            )
+
     def make_roles(self) -> list[str]:
         """Make roles, set passwords and memberships, all at once or nothing; return the logins."""
         steps, identifier = [], sql.Identifier
         new = [name for name in (self.owner, self.group, *self.logins) if name not in self.roles]
         able = [name for name in self.logins if name in self.roles and name not in self.resting]
         able = able or [name for name in self.logins if name in new][:1]
-        member_of = {name: role["member_of"] for name, role in self.roles.items()}
-        joining = [name for name in self.logins if self.group not in member_of.get(name, ())]
+        joining = self.joining()
         for name in new:
             # A login at rest gets its password with its LOGIN.
             how = sql.SQL("NOLOGIN")
@@ -586,10 +635,8 @@ class Database:
         steps = []
         if not self.admin_is_super and not self.check:
             # Whoever is no superuser makes a database only for roles that it may become.
-            newer = self.admin.server_version >= 160000
-            cursor = self.admin.cursor()
-            cursor.execute("SELECT pg_has_role(%s, %s)", [self.owner, "SET" if newer else "MEMBER"])
-            if not cursor.fetchone()[0]:
+            newer = self.admin.server_version >= ADMIN_OPTION_SINCE
+            if not self.may_become_owner():
                 grant = sql.SQL("GRANT {} TO CURRENT_USER" + " WITH INHERIT FALSE" * newer)
                 what = f"{self.given['admin_user']} in {self.owner}"
                 steps.append((what, grant.format(sql.Identifier(self.owner))))
@@ -679,12 +726,16 @@ class Database:
     def awake(self) -> None:
         """Let the one log in whose turn it is, and note that the other leaves."""
         comes, leaves, steps = self.comes, self.leaves, []
+        needs_note = leaves not in self.resting and self.roles[leaves]["note"] != leaving(comes)
+        if comes not in self.proven or needs_note:
+            # Also the one whose LOGIN the second half takes.
+            self.check_alterable([comes] if leaves in self.resting else [comes, leaves])
         if comes not in self.proven:
             self.check_new_password()
             statement = sql.SQL("ALTER ROLE {} LOGIN PASSWORD {}")
             statement = statement.format(sql.Identifier(comes), self.verifier(comes))
             steps.append((f"LOGIN and password of {comes}", statement))
-        if leaves not in self.resting and self.roles[leaves]["note"] != leaving(comes):
+        if needs_note:
             statement = sql.SQL("COMMENT ON ROLE {} IS {}")
             statement = statement.format(sql.Identifier(leaves), sql.Literal(leaving(comes)))
             steps.append((f"note at {leaves}", statement))
@@ -721,11 +772,13 @@ class Database:
                 f"log in as {self.comes} first."
             )
         if leaves not in self.resting:
-            if not self.check:
-                self.wait_until_nobody_is(leaves)
             steps.append((f"NOLOGIN of {leaves}", "ALTER ROLE {} NOLOGIN"))
         if self.roles[leaves]["note"] == leaving(self.comes):
             steps.append((f"no note at {leaves}", "COMMENT ON ROLE {} IS NULL"))
+        if steps:
+            self.check_alterable([leaves])
+        if leaves not in self.resting and not self.check:
+            self.wait_until_nobody_is(leaves)
         name = sql.Identifier(leaves)
         self.alter([(what, sql.SQL(statement).format(name)) for what, statement in steps])
 
@@ -754,7 +807,7 @@ class Database:
     def sessions(self, name: str) -> str:
         """Return who is logged in as a role, in words."""
         # Who is no superuser sees only as a member from where; it is one for this question alone.
-        inherit = " WITH INHERIT TRUE" if self.admin.server_version >= 160000 else ""
+        inherit = " WITH INHERIT TRUE" if self.admin.server_version >= ADMIN_OPTION_SINCE else ""
         grant = sql.SQL("GRANT {} TO CURRENT_USER" + inherit).format(sql.Identifier(name))
         self.admin.autocommit = False
         try:

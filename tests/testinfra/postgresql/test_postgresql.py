@@ -437,6 +437,27 @@ def test_an_administrator_who_lacks_a_right_is_told_which(lab, right):
         lab.sql(f"ALTER ROLE master {right}")
 
 
+def test_an_administrator_from_before_an_upgrade_is_told_what_he_lacks(lab):
+    """From PostgreSQL 16 on CREATEROLE alone alters no role, and an upgrade adds nothing to it."""
+    lab.make()
+    lab.sql(
+        "REVOKE lab_owner, lab_readwrite, lab_a, lab_b FROM master CASCADE; "
+        "GRANT lab_readwrite TO lab_a, lab_b"
+    )
+    newer = int(lab.sql("SHOW server_version_num")) >= 160000
+    before = lab.everything()
+    assert lab.make() == [], "nothing is to be altered"
+    turn = {"turn": "awake", "serving": ["lab_a"]}
+    for check in (True, False) if newer else ():
+        said = refusal(lab.make, check, **turn)
+        assert "run `GRANT lab_a, lab_b TO master WITH ADMIN OPTION` as a superuser" in said
+        assert lab.everything() == before
+    if newer:
+        lab.sql("GRANT lab_a, lab_b TO master WITH ADMIN OPTION")
+    assert lab.make(check=True, **turn) == lab.make(**turn) != []
+    assert "NOLOGIN of lab_a" in lab.make(turn="rest", serving=["lab_b"])
+
+
 def test_a_server_that_asks_for_no_password_is_refused(lab):
     """Behind `trust` every password would pass for the wanted one, and stay as it is."""
     lab.make()
