@@ -941,3 +941,14 @@ def test_who_does_not_answer_is_not_ready(tmp_path):
     left.bind(str(tmp_path / "server.sock"))
     left.close()
     assert "/health did not answer" in mlflow_roll.Host().answers(tmp_path / "server.sock")
+
+
+def test_a_probe_compares_with_the_secret_settings_too(tmp_path, monkeypatch):
+    """Else, with the address of the database among the secrets, artifacts are left behind."""
+    monkeypatch.setattr(mlflow_roll, "probe_command", lambda *_: ["sh", "-c", "cat >&2"])
+    (tmp_path / "server.env").write_text('MLFLOW_ARTIFACTS_DESTINATION="s3://a/b"\n')
+    (tmp_path / "secrets.env").write_text('MLFLOW_BACKEND_STORE_URI="mysql://ä:canary@db/x"\n')
+    probe = Host().start_probe("mlflow", tmp_path, ["database"], 9, former=tmp_path)
+    said = probe.communicate()[1]
+    assert 'DESTINATION="s3://a/b"' in said and '"mysql://ä:canary@db/x"' in said
+    assert Host().start_probe("mlflow", tmp_path, ["artifacts"], 9).communicate()[1] == ""

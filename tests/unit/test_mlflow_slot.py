@@ -25,3 +25,12 @@ def test_a_probe_has_the_slots_environment_and_a_folder_of_its_own(tmp_path):
     ]
     assert "PrivateTmp=yes" in properties
     assert command[-3:] == [f"{slot}/release/bin/python", f"{slot}/probe.py", "artifacts"]
+
+
+def test_the_settings_of_a_slot_are_all_that_say_where_its_data_is(tmp_path):
+    """An address of a database with a password in it is in the file of secrets, which goes first."""
+    assert mlflow_slot.settings_of(None) == mlflow_slot.settings_of(tmp_path) == ""
+    (tmp_path / "secrets.env").write_text('A="secret"\n')
+    assert mlflow_slot.settings_of(tmp_path) == 'A="secret"\n'
+    (tmp_path / "server.env").write_text('A="public"')
+    assert mlflow_slot.settings_of(tmp_path).splitlines() == ['A="public"', 'A="secret"']

@@ -70,6 +70,19 @@ def test_settings_of_another_database_say_nothing_of_this_ones_artifacts(databas
         root(database, monkeypatch, former.replace("sqlite:////x", "postgresql://"), **wanted)
 
 
+def test_a_secret_address_of_the_database_is_compared_with_too(database, monkeypatch):
+    """It goes before the one that everybody may read. And a line that was spoilt by hand, for which
+    the roll is there, spoils no other.
+    """
+    database.execute(text("INSERT INTO runs VALUES ('r')"))
+    former = 'MLFLOW_ARTIFACTS_DESTINATION="/x"\nMLFLOW_BACKEND_STORE_URI="sqlite:///x"\n\n'
+    former += 'MLFLOW_BACKEND_STORE_URI="mysql://a:b@db/c"\n'
+    wanted = {"MLFLOW_BACKEND_STORE_URI": "mysql://a:b@db/c", "MLFLOW_ARTIFACTS_DESTINATION": "/y"}
+    for text_of_files in (former, former + 'BROKEN="\n'):
+        with pytest.raises(probe.Refusal, match="artifacts are at /x"):
+            root(database, monkeypatch, text_of_files, **wanted)
+
+
 @pytest.mark.parametrize("wanted", ["s3://a/b", "s3://a/bc", "s3://a/b/"])
 def test_direct_artifacts_are_where_experiment_0_says(database, monkeypatch, wanted):
     """Its root was written when the database was made. Half of a name is another place."""

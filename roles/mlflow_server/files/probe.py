@@ -3,8 +3,8 @@
 probe.py database [any-artifact-root]
     Before the server starts: the database lets us in, with every right that MLflow needs, at the
     schema revision of this release; and, without the second word, a change of settings leaves no
-    artifacts behind. The settings that serve at present, if any do, come on standard input. The
-    same of the database of users and permissions, if there is one.
+    artifacts behind. The settings that serve at present, if any do, come on standard input, as the
+    slot's environment files have them. The same of the database of users and permissions, if there is one.
 probe.py artifacts [URI]
     While it starts: the artifact store takes, returns and deletes an object.
 probe.py initialise WHAT, probe.py is-empty WHAT
@@ -251,7 +251,7 @@ def check_artifact_root(connection) -> None:
             f"Wanted artifacts of experiment 0 at {wanted}; found in the database that they are at "
             f"{root}, for ever; {what_to_do}."
         )
-    settings = former_settings()
+    settings = variables(sys.stdin.read())
     # What was served before from another database says nothing of this one's artifacts.
     if any(settings.get(name) != os.environ.get(name) for name in PLACE):
         return
@@ -264,9 +264,13 @@ def check_artifact_root(connection) -> None:
             )
 
 
-def former_settings() -> dict[str, str]:
-    """Return the settings of the slot that serves, as server.env has them."""
-    words = shlex.split(sys.stdin.read(), comments=True)  # a value may have several lines
+def variables(text: str) -> dict[str, str]:
+    """Return what environment files set. A line that was spoilt by hand spoils no other."""
+    try:
+        words = shlex.split(text, comments=True)  # a value may have several lines
+    except ValueError:
+        lines = text.splitlines() if "\n" in text.strip() else []
+        return {name: value for line in lines for name, value in variables(line).items()}
     return dict(word.split("=", 1) for word in words if "=" in word)
 
 

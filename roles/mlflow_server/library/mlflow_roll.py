@@ -92,7 +92,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mlflow_slot import ask, probe_command
+from ansible.module_utils.mlflow_slot import ask, probe_command, settings_of
 
 COLOURS = ("blue", "green")
 # Seconds that a colour which serves is given to answer before it is replaced.
@@ -182,9 +182,10 @@ class Host:
             former: A slot whose settings a probe that compares gets on its standard input.
             more: Path of a file with environment variables that go before the slot's.
         """
-        settings = former / "server.env" if former else Path(os.devnull)
-        # Who deleted the file by hand has nothing to compare with.
-        with open(settings if settings.exists() else os.devnull) as stdin:
+        # In no folder, as secrets are among them.
+        with os.fdopen(os.memfd_create("former"), "w+") as stdin:
+            stdin.write(settings_of(former))
+            stdin.seek(0)
             return subprocess.Popen(
                 probe_command(instance, slot, words, seconds, more),
                 stdin=stdin,

@@ -38,6 +38,15 @@ def ask(
         connection.close()
 
 
+def settings_of(slot: Path | None) -> str:
+    """Return the settings of a slot, secret ones last, as a probe that compares takes them.
+
+    Who deleted a file by hand, or has no slot yet, has nothing to compare with.
+    """
+    files = [slot / name for name in ("server.env", "secrets.env")] if slot else []
+    return "\n".join(file.read_text(errors="replace") for file in files if file.exists())
+
+
 def probe_command(
     instance: str, slot: Path, words: list[str], seconds: int, more: str = ""
 ) -> list[str]:
