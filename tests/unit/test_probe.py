@@ -253,3 +253,74 @@ def test_an_object_that_stays_though_nobody_refused_to_delete_it_is_told(
     monkeypatch.setattr(LocalArtifactRepository, "delete_artifacts", lambda *_: None)
     assert probe.main("artifacts", str(tmp_path / "store")) == 1
     assert "delete said nothing and left it there; give" in capsys.readouterr().err
+
+
+def refusing(kind):
+    def function(*_):
+        raise kind(f"Wanted a thing; found {kind.__name__}; fix that.")
+
+    return function
+
+
+@pytest.mark.parametrize(
+    ("database", "store", "code"),
+    [
+        (None, None, 0),
+        (probe.NotLetIn, None, 2),
+        (probe.Refusal, None, 1),
+        (None, probe.Refusal, 1),
+        (probe.NotLetIn, probe.Refusal, 1),
+    ],
+)
+def test_a_look_tells_all_that_is_refused(monkeypatch, capsys, database, store, code):
+    """A database that is made by the run itself must not hide a key that is refused."""
+    for name, kind in (("check_database", database), ("look_at_artifacts", store)):
+        monkeypatch.setattr(probe, name, refusing(kind) if kind else lambda *_: None)
+    assert probe.main("look", "no-tables") == code
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == sum(kind is not None for kind in (database, store))
+
+
+class Answers:
+    """A connection to PostgreSQL that answers each question with the next of some values."""
+
+    def __init__(self, *values):
+        self.values = list(values)
+
+    def execute(self, *_):
+        return self
+
+    def scalar(self):
+        return self.values.pop(0)
+
+    def scalars(self):
+        return self.values.pop(0)
+
+
+@pytest.mark.parametrize(
+    ("answers", "no_tables", "refuses"),
+    [
+        (["alembic_version", []], False, ""),
+        (["alembic_version", ["DELETE on runs"]], True, "found none of: DELETE on runs"),
+        ([None, True], False, ""),
+        ([None, False], False, "found neither; give mlflow_server_database_owner_password"),
+        ([None], True, ""),
+    ],
+)
+def test_tables_that_the_owner_makes_first_may_be_missing(answers, no_tables, refuses):
+    """In check mode they are not there yet, and the server's login may not make any. What lacks may
+    come with the roles of the run, and so is told by the code of a database that lets nobody in.
+    """
+    question = Answers(*answers), probe.TRACKING, "db", no_tables
+    if refuses:
+        with pytest.raises(probe.NotLetIn, match=refuses):
+            probe.check_rights(*question)
+    else:
+        probe.check_rights(*question)
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///{}", "sqlite+pysqlite:///{}", "sqlite:///{}?timeout=5"])
+def test_a_sqlite_file_that_is_not_there_is_not_made(tmp_path, uri):
+    """Check mode would leave it behind, root's."""
+    probe.check_schema(uri.format(tmp_path / "mlflow.db"), probe.TRACKING)
+    assert list(tmp_path.iterdir()) == []

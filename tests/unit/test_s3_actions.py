@@ -132,3 +132,19 @@ def test_a_right_that_is_missing_is_named(aws, missing):
     said = str(refusal.value)
     assert f"s3:{missing}" in said and URI in said
     assert [other for other in FIVE - {missing} if f"s3:{other}" in said] == []
+
+
+def objects():
+    return boto3.Session().client("s3").list_objects_v2(Bucket=BUCKET).get("Contents", [])
+
+
+def test_a_look_reads_what_nobody_has_put_there(aws, monkeypatch):
+    """In check mode: the rights that can be asked for without a change."""
+    monkeypatch.setenv("MLFLOW_ARTIFACTS_DESTINATION", URI)
+    reads = {"ListBucket", "GetObject"}
+    with aws(reads):
+        probe.look_at_artifacts()
+    for missing in reads:
+        with aws(reads - {missing}), pytest.raises(probe.Refusal, match=f"add s3:{missing} for"):
+            probe.look_at_artifacts()
+    assert objects() == []

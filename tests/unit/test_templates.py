@@ -1,5 +1,6 @@
 """The templates of mlflow_server, rendered by Ansible itself; an undefined variable is fatal."""
 
+import json
 import re
 from configparser import RawConfigParser
 from pathlib import Path
@@ -198,6 +199,41 @@ def test_tables_are_made_by_the_owner():
     )
     assert given["environment"]["PGUSER"] == evaluate("mlflow_server_database_owner")
     assert given["password"] == "canary of the owner" not in str(given["environment"])
+
+
+def look(**variables):
+    """Return what the look of check mode is given, and when it is asked for."""
+    tasks = rendering.load(ROLE / "tasks/database.yml")
+    (task,) = (each for each in tasks if each["mlflow_database"].get("what") == "look")
+    known = {"__mlflow_server_tables": {"changed": False, "skipped": True}}
+    known |= {"__mlflow_server_tables_of_users": {"changed": False, "skipped": True}}
+    known |= {"mlflow_server_release": "/opt/release", "omit": "nothing"}
+    known |= {"mlflow_server_look": HOST | {"has_user": True, "serving": "green", "login": ""}}
+    given = evaluate("given", given=task["mlflow_database"], **known | variables)
+    return given | {"settings": json.loads(given["settings"])}, task["when"]
+
+
+def test_check_mode_looks_with_what_is_wanted():
+    """What serves has been looked at when it was new: the other key, password or release is what
+    may be refused. Outside of check mode the roll asks.
+    """
+    given, when = look(**SECRETS, **DATABASE)
+    assert when == "ansible_check_mode"
+    wanted = settings(**SECRETS, **DATABASE)
+    del wanted["MLFLOW_FLASK_SERVER_SECRET_KEY"]  # which a host makes, and no look needs
+    assert {name: str(value) for name, value in given["settings"].items()} == wanted
+    assert given["files"] == evaluate("__mlflow_server_files", **SECRETS, **DATABASE)
+    assert {"PGSERVICEFILE", "PROFILE", "MLFLOW_AUTH_CONFIG_PATH"} <= set(given["files"])
+    assert (given["user"], given["former"], given["allow"]) == ("mlflow", "/etc/mlflow/green", [])
+
+
+def test_check_mode_asks_for_nothing_that_the_run_makes():
+    """A user, a slot, tables; nor for what the operator lets pass."""
+    made = {"mlflow_server_look": HOST | {"has_user": False, "serving": ""}}
+    made |= {"__mlflow_server_tables": {"changed": True}}
+    given, _ = look(**made, mlflow_server_allow_artifact_root_change=True)
+    assert (given["user"], given["former"]) == ("", "nothing")
+    assert given["allow"] == ["any-artifact-root", "no-tables"]
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,14 @@
 """Prove that a slot can work. Run by the release's Python, with the slot's environment.
 
-probe.py database [any-artifact-root]
+probe.py database [any-artifact-root] [no-tables]
     Before the server starts: the database lets us in, with every right that MLflow needs, at the
-    schema revision of this release; and, without the second word, a change of settings leaves no
+    schema revision of this release; and, without the first word, a change of settings leaves no
     artifacts behind. The settings that serve at present, if any do, come on standard input, as the
-    slot's environment files have them. The same of the database of users and permissions, if there is one.
+    slot's environment files have them. The same of the database of users and permissions, if there
+    is one. With the last word tables may be missing, as the owner makes them before.
+probe.py look [any-artifact-root] [no-tables]
+    The same, and whether the artifact store, unless it is a folder, lets itself be listed and read:
+    all that can be asked without a change. Each refusal is told.
 probe.py artifacts [URI]
     While it starts: the artifact store takes, returns and deletes an object.
 probe.py initialise WHAT, probe.py is-empty WHAT
@@ -18,7 +22,7 @@ probe.py wrong-passwords
     users, as a list in JSON.
 
 Exits 0, or says on standard error what was wanted, what was found and what to do: exit 2 if the
-database did not let us in, else exit 1.
+database did not let us in, or not with every right, else exit 1.
 """
 
 import configparser
@@ -126,7 +130,7 @@ class Refusal(Exception):
 
 
 class NotLetIn(Refusal):
-    """The same of a database that does not let us in."""
+    """The same of a database that does not let us in, or not with every right."""
 
     code = 2
 
@@ -170,15 +174,15 @@ def connect(uri: str):
         raise refused_login(error, uri) from error
 
 
-def check_rights(connection, schema: Schema, place: str) -> None:
+def check_rights(connection, schema: Schema, place: str, no_tables: bool) -> None:
     """Refuse a role without a right that MLflow needs, on PostgreSQL."""
     from sqlalchemy import text
 
     query = text("SELECT to_regclass(:name)")
     if connection.execute(query, {"name": schema.version_table}).scalar() is None:
         right = "has_schema_privilege(current_schema(), 'CREATE')"
-        if not connection.execute(text(f"SELECT {right}")).scalar():
-            raise Refusal(
+        if not no_tables and not connection.execute(text(f"SELECT {right}")).scalar():
+            raise NotLetIn(
                 f"Wanted MLflow's tables in {place}, or the right to create them; found "
                 "neither; give mlflow_server_database_owner_password, so that the owner makes them."
             )
@@ -195,7 +199,7 @@ def check_rights(connection, schema: Schema, place: str) -> None:
     ).scalars()
     if names := list(missing):
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        raise Refusal(
+        raise NotLetIn(
             f"Wanted {', '.join(rights)} on all tables in {place}; found none of: "
             f"{', '.join(names[:3])}{more}; as the tables' owner, run 'GRANT {', '.join(rights)} "
             "ON ALL TABLES IN SCHEMA public TO …', the role or its group."
@@ -274,29 +278,34 @@ def variables(text: str) -> dict[str, str]:
     return dict(word.split("=", 1) for word in words if "=" in word)
 
 
-def check_database(any_artifact_root: str = "") -> None:
-    check_schema(os.environ["MLFLOW_BACKEND_STORE_URI"], TRACKING, not any_artifact_root)
+def check_database(*words: str) -> None:
+    uri, no_tables = os.environ["MLFLOW_BACKEND_STORE_URI"], "no-tables" in words
+    check_schema(uri, TRACKING, no_tables, artifact_root="any-artifact-root" not in words)
     if uri := users_uri():
-        check_schema(uri, USERS)
+        check_schema(uri, USERS, no_tables)
     if uri := os.environ.get("OIDC_USERS_DB_URI"):
-        check_schema(uri, OIDC)
+        check_schema(uri, OIDC, no_tables)
 
 
-def check_schema(uri: str, schema: Schema, artifact_root: bool = False) -> None:
+def check_schema(
+    uri: str, schema: Schema, no_tables: bool = False, artifact_root: bool = False
+) -> None:
     """Refuse a database that does not let us in, lacks a right or has another schema.
 
     Args:
         uri: Of the database.
         schema: What has to be in it.
+        no_tables: Or nothing, without the right to make it.
         artifact_root: Look whether its artifacts would still be found, too.
     """
-    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).exists():
+    local = re.match(r"sqlite(\+\w+)?:///([^?]*)", uri)
+    if local and not Path(local[2]).exists():  # to connect would make it
         return
     from alembic.migration import MigrationContext
 
     with connect(uri) as connection:
         if uri.startswith("postgresql"):
-            check_rights(connection, schema, database_name(uri))
+            check_rights(connection, schema, database_name(uri), no_tables)
         options = {"version_table": schema.version_table}
         revision = MigrationContext.configure(connection, opts=options).get_current_revision()
         if revision:
@@ -375,12 +384,18 @@ def wrong_passwords() -> None:
     json.dump(wrong, sys.stdout)
 
 
-def refused_store(error: Exception, uri: str, step: str) -> Refusal:
-    """Say what an artifact store refused. In S3's case its answer is in the text of the error, or
-    of the one that it was raised from: MLflow and boto3 have errors of their own."""
+def said_by(error: Exception) -> str:
+    """Return the text of an error and of those that it was raised from."""
     said, cause = str(error), error
     while cause := cause.__cause__ or cause.__context__:
         said += f" {cause}"
+    return said
+
+
+def refused_store(error: Exception, uri: str, step: str) -> Refusal:
+    """Say what an artifact store refused. In S3's case its answer is in the text of the error, or
+    of the one that it was raised from: MLflow and boto3 have errors of their own."""
+    said = said_by(error)
     found = f"{type(error).__name__}: {error}"
     what_to_do = "fix that, or give the service that right"
     if answer := re.search(r"\((\w+)\) when calling the (\w+) operation.*?: ([^\n]*)", said):
@@ -424,11 +439,15 @@ def is_there(store) -> bool:
     return True
 
 
+def artifact_uri() -> str:
+    settings = ("MLFLOW_DEFAULT_ARTIFACT_ROOT", "MLFLOW_ARTIFACTS_DESTINATION")
+    return next(os.environ[name] for name in settings if name in os.environ)
+
+
 def check_artifacts(uri: str = "") -> None:
     from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-    settings = ("MLFLOW_DEFAULT_ARTIFACT_ROOT", "MLFLOW_ARTIFACTS_DESTINATION")
-    uri = uri or next(os.environ[name] for name in settings if name in os.environ)
+    uri = uri or artifact_uri()
     step = "open"
     try:
         store = get_artifact_repository(uri)
@@ -451,9 +470,45 @@ def check_artifacts(uri: str = "") -> None:
         )
 
 
+def look_at_artifacts() -> None:
+    """Refuse an artifact store that cannot be listed and read, where nobody has put anything."""
+    uri = artifact_uri()
+    # The service makes a folder itself.
+    if re.match("/|file:", uri):
+        return
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+    step = "open"
+    try:
+        store = get_artifact_repository(uri)
+        step = "list"
+        store.list_artifacts(PROBE)
+        step = "get"
+        with tempfile.TemporaryDirectory() as folder:
+            store.download_artifacts(PROBE, folder)
+    except Exception as error:  # each kind of store raises its own
+        # That it is not there is the best answer that there is.
+        if step != "get" or re.search("AccessDenied|403|Forbidden", said_by(error)):
+            raise refused_store(error, uri, step) from error
+
+
+def look(*words: str) -> None:
+    """Raise all refusals of database and artifact store at once."""
+    refusals = []
+    for check in (lambda: check_database(*words), look_at_artifacts):
+        try:
+            check()
+        except Refusal as refusal:
+            refusals.append(refusal)
+    if refusals:
+        kind = NotLetIn if all(isinstance(each, NotLetIn) for each in refusals) else Refusal
+        raise kind("\n".join(map(str, refusals)))
+
+
 def main(what: str, *more: str) -> int:
     checks = {
         "database": lambda: check_database(*more),
+        "look": lambda: look(*more),
         "artifacts": lambda: check_artifacts(*more),
         "initialise": lambda: initialise(SCHEMAS[more[0]], make=True),
         "is-empty": lambda: initialise(SCHEMAS[more[0]], make=False),
