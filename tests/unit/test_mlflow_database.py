@@ -146,7 +146,7 @@ def test_a_look_that_cannot_be_begun_is_told(ask, release):
 def test_a_look_that_does_not_end_fails(ask):
     said = look(ask, script="import time; time.sleep(60)", timeout=1)
     assert said["msg"].startswith(
-        "Wanted database and artifact store to answer within 1 s; found none;"
+        "Wanted database and artifact store to answer within 1 s; found that"
     )
 
 
