@@ -280,7 +280,7 @@ def variables(text: str) -> dict[str, str]:
 
 def check_database(*words: str) -> None:
     uri, no_tables = os.environ["MLFLOW_BACKEND_STORE_URI"], "no-tables" in words
-    check_schema(uri, TRACKING, no_tables, artifact_root="any-artifact-root" not in words)
+    check_schema(uri, TRACKING, no_tables, "any-artifact-root" not in words)
     if uri := users_uri():
         check_schema(uri, USERS, no_tables)
     if uri := os.environ.get("OIDC_USERS_DB_URI"):
