@@ -1,5 +1,6 @@
 """nginx's site, on a host of the imagination: every refusal, and a kill before each step."""
 
+import contextlib
 import errno
 import os
 import re
@@ -27,10 +28,11 @@ HELPERS = {
 }
 
 
-def make_pair(folder, name, *options):
+def make_pair(folder, name, *options, subjects=""):
     """Make a certificate for a name in a folder, by the machine's own openssl."""
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"]
-    command += ["-nodes", "-subj", f"/CN={name}", "-addext", f"subjectAltName=DNS:{name}"]
+    subjects = subjects or f"DNS:{name}"
+    command += ["-nodes", "-subj", f"/CN={name}", "-addext", f"subjectAltName={subjects}"]
     command += ["-keyout", folder / "privkey.pem", "-out", folder / "fullchain.pem", *options]
     subprocess.run(command, check=True, capture_output=True)
 
@@ -763,49 +765,219 @@ def test_a_rejected_site_leaves_no_key_behind(host, pairs):
     assert host.ensure(**pairs()) == []
 
 
-def test_a_self_signed_certificate_is_made_once(host):
-    """Clients trust this one: another would be a stranger to them."""
-    host.ensure()
-    assert host.ensure(**SELF_SIGNED) == ["certificate", "site", "reload", "helpers"]
-    (folder,) = host.file("tls").iterdir()
-    assert host.ensure(**SELF_SIGNED) == [] and stored(host) == [folder.name]
-    made = nginx_site.Certificate((folder / "fullchain.pem").read_text())
-    assert made.subjects == {"b.example", "192.0.2.1", "2001:db8::1"} and made.days > 3640
-    assert serves(host, (folder / "fullchain.pem").read_text())
-    host.ensure(**SELF_SIGNED | {"subjects": ["c.example"]})
-    assert stored(host) != [folder.name] and len(stored(host)) == 1
+def leaf(host):
+    """Return the folder of the one certificate that is there beside its CA."""
+    (folder,) = host.file("tls").glob("mlflow-self_signed-*")
+    return folder
 
 
-def test_a_self_signed_certificate_is_trusted_by_who_is_given_it(host, tmp_path):
-    """As strictly as Python 3.13 looks at it, by name and by address. rustls takes no CA's for a
-    server's."""
-    host.ensure(**SELF_SIGNED)
-    (folder,) = host.file("tls").iterdir()
-    show = ["openssl", "x509", "-noout", "-text", "-in", folder / "fullchain.pem"]
-    assert "CA:FALSE" in subprocess.run(show, capture_output=True, text=True).stdout
+def is_trusted(host, ca, *names):
+    """Tell whether a client that trusts what is in a file alone takes what the host serves, as
+    strictly as Python 3.13 looks at it."""
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(folder / "fullchain.pem", folder / "privkey.pem")
-    client = ssl.create_default_context(cafile=folder / "fullchain.pem")
+    server.load_cert_chain(leaf(host) / "fullchain.pem", leaf(host) / "privkey.pem")
+    assert serves(host, (leaf(host) / "fullchain.pem").read_text())
+    client = ssl.create_default_context(cafile=ca)
     client.verify_flags |= ssl.VERIFY_X509_STRICT
-    for name in ("b.example", "192.0.2.1", "2001:db8::1"):
+    for name in names:
         buffers = [ssl.MemoryBIO(), ssl.MemoryBIO()]
         asks = client.wrap_bio(*buffers, server_hostname=name)
         answers = server.wrap_bio(*reversed(buffers), server_side=True)
-        for side in (asks, answers, asks, answers):
-            try:
-                side.do_handshake()
-            except ssl.SSLWantReadError:
-                pass
-        assert asks.getpeercert()
+        try:
+            for side in (asks, answers, asks, answers):
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    side.do_handshake()
+        except ssl.SSLCertVerificationError:
+            return False
+    return True
 
 
-def test_a_self_signed_certificate_that_ends_soon_is_made_anew(host, monkeypatch):
-    host.ensure(**SELF_SIGNED)
+def shown(file):
+    """Return what openssl says of a certificate."""
+    command = ["openssl", "x509", "-noout", "-text", "-in", file]
+    return subprocess.run(command, capture_output=True, text=True).stdout
+
+
+OTHER = SELF_SIGNED | {"subjects": ["b.example", "c.example"]}
+
+
+def test_a_self_signed_certificate_is_made_once(host):
+    """And left alone, as its CA is."""
+    host.ensure()
+    assert host.ensure(**SELF_SIGNED) == ["certificate", "site", "reload", "helpers"]
     before = stored(host)
+    assert host.ensure(**SELF_SIGNED) == [] and stored(host) == before
+    assert before == ["mlflow-ca", leaf(host).name]
+    made = nginx_site.Certificate((leaf(host) / "fullchain.pem").read_text())
+    assert made.subjects == {"b.example", "192.0.2.1", "2001:db8::1"} and made.days > 3640
+    folder = host.file("tls/mlflow-ca")
+    modes = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    assert modes == {"ca.pem": 0o644, "privkey.pem": 0o600} and folder.stat().st_mode & 0o77 == 0
+
+
+def test_a_name_more_cuts_off_no_client_that_trusts_the_ca(host, tmp_path):
+    """By name and by address: a CA that is given to clients once, and of which the host keeps the
+    same key, signs what comes later."""
+    ca, kept = host.file("tls/mlflow-ca/ca.pem"), tmp_path / "kept.pem"
+    host.ensure(**SELF_SIGNED)
+    shutil.copy(ca, kept)
+    assert is_trusted(host, kept, "b.example", "192.0.2.1", "2001:db8::1")
+    assert not is_trusted(host, kept, "c.example")
+    former = leaf(host)
+    assert host.ensure(**OTHER) == ["certificate", "site", "reload", "sweep"]
+    assert not former.exists() and ca.read_text() == kept.read_text()
+    assert is_trusted(host, kept, "b.example", "c.example")
+    assert not is_trusted(host, kept, "192.0.2.1")
+    site = host.site(**OTHER)
+    assert site.plan() == [] and site.warnings == [] and site.trust() == str(ca)
+
+
+def test_a_ca_is_one_of_its_site_and_host_and_signs_no_other(host, monkeypatch):
+    """Clients may trust those of several hosts; and some take no CA's certificate for a
+    server's."""
+    monkeypatch.setattr(nginx_site.socket, "gethostname", lambda: "ip-10-0-0-7" + "x" * 60)
+    host.ensure(**SELF_SIGNED)
+    said, of_a_server = (
+        shown(host.file("tls/mlflow-ca/ca.pem")),
+        shown(leaf(host) / "fullchain.pem"),
+    )
+    assert re.search(r"Subject: CN = mlflow on ip-10-0-0-7x+\n", said)
+    assert re.search(r"Basic Constraints: critical\n\s+CA:TRUE, pathlen:0\n", said)
+    assert re.search(r"Key Usage: critical\n\s+Certificate Sign, CRL Sign\n", said)
+    assert "CA:FALSE" in of_a_server and "Issuer: CN = mlflow on ip-10-0-0-7x" in of_a_server
+
+
+def test_a_certificate_that_ends_soon_is_made_anew_by_the_same_ca(host, monkeypatch):
+    host.ensure(**SELF_SIGNED)
+    ca = host.file("tls/mlflow-ca/ca.pem")
+    monkeypatch.setattr(nginx_site, "SELF_SIGNED_DAYS", 40)
+    host.ensure(**OTHER)
+    before = stored(host), ca.read_text()
+    later = nginx_site.time.time() + 11 * 86400
+    monkeypatch.setattr(nginx_site.time, "time", lambda: later)
+    assert host.site(**OTHER).plan() == ["certificate", "site", "reload", "sweep"]
+    assert before == (stored(host), ca.read_text()), "a plan makes nothing"
+    host.ensure(**OTHER)
+    assert stored(host) != before[0] and ca.read_text() == before[1]
+    assert is_trusted(host, ca, "c.example")
+
+
+def test_no_certificate_outlives_its_ca(host, monkeypatch):
+    """The watch looks at the former alone. Another CA is for the operator to decide, as it cuts
+    off all clients."""
+    host.ensure(**SELF_SIGNED)
+    monkeypatch.setattr(nginx_site, "SELF_SIGNED_DAYS", 9999)
+    host.ensure(**OTHER)
+    ca, one = (
+        nginx_site.Certificate(file.read_text())
+        for file in (host.file("tls/mlflow-ca/ca.pem"), leaf(host) / "fullchain.pem")
+    )
+    assert one.ends <= ca.ends and one.days > 3640
     later = nginx_site.time.time() + 3625 * 86400
     monkeypatch.setattr(nginx_site.time, "time", lambda: later)
-    assert host.site(**SELF_SIGNED).plan() == ["certificate", "site", "reload", "sweep"]
-    assert stored(host) == before, "a plan makes nothing"
+    said = refusal(host, **OTHER)
+    assert f"found that it ends on {ca.date}; restore the folder from a backup, or remove" in said
+
+
+@pytest.mark.parametrize("file", ["ca.pem", "privkey.pem"])
+def test_a_ca_that_is_not_whole_is_never_replaced_unasked(host, file):
+    """It may be in a backup; another would cut off all clients."""
+    host.ensure(**SELF_SIGNED)
+    folder = host.file("tls/mlflow-ca")
+    os.remove(folder / file)
+    assert "is not whole; restore the folder from a backup, or remove it" in refusal(host, **OTHER)
+    shutil.rmtree(folder)
+    host.ensure(**OTHER)
+    assert is_trusted(host, folder / "ca.pem", "c.example") and host.ensure(**OTHER) == []
+
+
+def test_a_ca_stays_for_who_comes_back_to_it(host, pairs):
+    """Its clients need nothing new then."""
+    host.ensure(**SELF_SIGNED)
+    before = host.file("tls/mlflow-ca/ca.pem").read_text()
+    host.ensure(**pairs())
+    assert len(stored(host)) == 2
+    host.ensure(**SELF_SIGNED)
+    assert host.file("tls/mlflow-ca/ca.pem").read_text() == before
+
+
+def serve_as_before(host):
+    """Serve with a certificate that has signed itself, as a release without a CA has made it."""
+    folder = host.file("tls/mlflow-self_signed-0123456789abcdef")
+    os.makedirs(folder)
+    os.chmod(folder.parent, 0o700)
+    subjects = "DNS:b.example,IP:192.0.2.1,IP:2001:db8::1"
+    extensions = ("basicConstraints=critical,CA:FALSE", "keyUsage=critical,digitalSignature")
+    more = [word for each in extensions for word in ("-addext", each)]
+    make_pair(folder, "b.example", "-days", "3650", *more, subjects=subjects)
+    # Found by the module only where a site names it already.
+    with open(host.file("sites-available/mlflow"), "w") as stream:
+        text = host.site(**SELF_SIGNED).params["content"].replace("@tls@", str(folder))
+        stream.write(MARKER + text)
+    os.symlink("../sites-available/mlflow", host.file("sites-enabled/mlflow"))
+    host.ensure(**SELF_SIGNED)
+    assert stored(host) == [folder.name]
+    return folder
+
+
+@pytest.fixture
+def of_a_former_release(host):
+    return serve_as_before(host)
+
+
+def test_a_certificate_of_a_former_release_stays_as_long_as_it_fits(
+    host, of_a_former_release, tmp_path
+):
+    """Its clients trust it, and no CA. Another needs one, and says so beforehand."""
+    former, ca = of_a_former_release, host.file("tls/mlflow-ca/ca.pem")
+    site = host.site(**SELF_SIGNED)
+    assert site.plan() == [] and site.warnings == [] and stored(host) == [former.name]
+    assert site.trust() == str(former / "fullchain.pem")
+    assert is_trusted(host, site.trust(), "b.example", "192.0.2.1")
+    site = host.site(**OTHER)
+    assert site.plan() == ["certificate", "site", "reload", "sweep"]
+    (warning,) = site.warnings
+    assert f"give them {ca}, which stays the same from now on" in warning
+    assert site.trust() == str(ca) and stored(host) == [former.name]
+    host.ensure(**OTHER)
+    assert stored(host) == ["mlflow-ca", leaf(host).name] and not former.exists()
+    assert is_trusted(host, ca, "c.example")
+
+
+def test_a_certificate_of_a_former_release_moves_to_a_ca_when_it_ends(
+    host, of_a_former_release, monkeypatch
+):
+    later = nginx_site.time.time() + 3625 * 86400
+    with monkeypatch.context() as patch:
+        patch.setattr(nginx_site.time, "time", lambda: later)
+        site = host.site(**SELF_SIGNED)
+        assert site.plan() == ["certificate", "site", "reload", "sweep"] and site.warnings
+
+
+def test_a_move_to_a_ca_that_is_taken_back_leaves_the_former_certificate(host, of_a_former_release):
+    """And what was made of the CA by then is what later runs use."""
+    with pytest.raises(Refused, match="correct that"):
+        host.ensure(**OTHER, more="broken")
+    assert stored(host) == ["mlflow-ca", of_a_former_release.name]
+    before = host.file("tls/mlflow-ca/ca.pem").read_text()
+    site = host.site(**SELF_SIGNED)
+    assert site.plan() == [] and site.trust().startswith(str(of_a_former_release))
+    host.ensure(**OTHER)
+    assert host.file("tls/mlflow-ca/ca.pem").read_text() == before
+
+
+def test_what_is_served_until_an_acme_server_answers_needs_no_ca(host):
+    """Nobody is given it, and its key would stay. Nor is it kept for those who are given one."""
+    host.acme_answer, made = 1, set()
+    for _ in range(2):
+        with pytest.raises(Refused):
+            host.ensure(**ACME)
+        made.add(leaf(host).name)
+    assert len(made) == 1 and stored(host) == ["mlflow-acme", *made]
+    wanted = SELF_SIGNED | {"subjects": ACME["subjects"]}
+    host.ensure(**wanted)
+    assert is_trusted(host, host.file("tls/mlflow-ca/ca.pem"), "b.example")
+    assert stored(host) == ["mlflow-ca", leaf(host).name] and host.ensure(**wanted) == []
 
 
 @pytest.mark.parametrize("subjects", [[], ["a b"], ["a\nb"], ["x.example, DNS:y"]])
@@ -1023,6 +1195,34 @@ def test_what_is_no_network_is_refused(host):
     host.ensure(networks=["10.0.0.0/8", "192.0.2.7", "2001:db8::/32"])
 
 
+@pytest.mark.parametrize("former", [None, serve_as_before])
+def test_a_ca_killed_anywhere_is_finished_and_never_made_twice(tmp_path, monkeypatch, former):
+    """Between its key, itself and what it signs: clients may be given it as soon as it is there."""
+    for step in range(100):
+        root = tmp_path / str(step)
+        root.mkdir()
+        with monkeypatch.context() as patch:
+            host = FakeHost(root, patch)
+            host.start_nginx()
+            if former:
+                former(host)
+            ca = host.file("tls/mlflow-ca/ca.pem")
+            host.left = step
+            try:
+                host.ensure(**OTHER)
+            except Killed:
+                host.left = None
+            else:
+                assert step > 5
+                return
+            before = ca.read_text() if ca.exists() else None
+            host.ensure(**OTHER)
+            assert before in (None, ca.read_text())
+            assert stored(host) == ["mlflow-ca", leaf(host).name]
+            assert is_trusted(host, ca, "c.example") and host.ensure(**OTHER) == []
+            assert sorted(path.name for path in ca.parent.iterdir()) == ["ca.pem", "privkey.pem"]
+
+
 @pytest.mark.parametrize("mode", ["given", "self_signed", "acme", "none"])
 def test_a_change_of_certificate_killed_anywhere_is_finished(tmp_path, monkeypatch, pairs, mode):
     """From a given one to each of the others, and no key is left on the way."""
@@ -1044,5 +1244,6 @@ def test_a_change_of_certificate_killed_anywhere_is_finished(tmp_path, monkeypat
                 return
             host.ensure(**wanted[mode])
             assert host.loaded == host.sites() and host.ensure(**wanted[mode]) == []
-            assert len(stored(host)) == (mode != "none"), stored(host)
+            count = {"none": 0, "self_signed": 2}.get(mode, 1)
+            assert len(stored(host)) == count, stored(host)
             assert not list(root.glob("etc/**/*.new"))

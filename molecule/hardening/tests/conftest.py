@@ -90,10 +90,10 @@ def bob(visitor):
 
 
 @pytest.fixture
-def self_signed(visitor, tmp_path):
-    """The path of a file with the certificate that the host has made for itself."""
+def self_signed(host, tmp_path):
+    """The path of a file with the certificate of the CA that the host has made for itself."""
     path = tmp_path / "ca.pem"
-    path.write_text(visitor.certificate)
+    path.write_text(host.check_output("cat /etc/nginx/tls/mlflow-ca/ca.pem"))
     return str(path)
 
 

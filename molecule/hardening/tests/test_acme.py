@@ -85,7 +85,7 @@ def test_a_self_signed_one_is_trusted_by_name_and_by_address(control, host, ask,
     subjects = [NAME, address]
     control.converge(nginx_tls="self_signed", nginx_tls_subject_alt_names=subjects)
     file = tmp_path / "self-signed.pem"
-    file.write_text(host.check_output("cat /etc/nginx/tls/mlflow-self_signed-*/fullchain.pem"))
+    file.write_text(host.check_output("cat /etc/nginx/tls/mlflow-ca/ca.pem"))
     for name in subjects:
         assert ask(f"https://{name}/health", ca=file)["status"] == 200
     host.check_output("printf -- %s > /srv/ca.pem", file.read_text())
@@ -96,3 +96,6 @@ def test_a_self_signed_one_is_trusted_by_name_and_by_address(control, host, ask,
         "print(r.urlopen(sys.argv[1] + '/health', context=context).read().decode())\n"
     )
     assert host.check_output("python3 -c %s %s", strictly, URL) == "OK"
+    control.converge(nginx_tls="self_signed", nginx_tls_subject_alt_names=[NAME])
+    assert ask(f"{URL}/health", ca=file)["status"] == 200
+    assert ask(f"https://{address}/health", ca=file)["error"]

@@ -76,6 +76,10 @@ RETURN = r"""
 name: {description: Name of the site., type: str, returned: success}
 missing: {description: Packages that are not installed., type: list, returned: success}
 plan: {description: What is (to be) done., type: list, elements: str, returned: success}
+trust:
+  description: Path of what clients trust where O(tls=self_signed), else nothing.
+  type: str
+  returned: success
 """
 
 import contextlib
@@ -105,9 +109,10 @@ LOAD_SECONDS = 15
 HOST_NAME = r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?"
 # Of a certificate that ends: an operator is warned, one that is made here is made anew.
 WARN_DAYS, RENEW_DAYS = 21, 30
+# Of a CA and of what it signs. The latter is not shorter, as nothing but a run of site.yml makes
+# another; it is Apple's systems alone that take 825 days at most.
 SELF_SIGNED_DAYS = 3650
-# Not a CA: who trusts it trusts this host alone, and some clients take no CA's for a server's.
-SELF_SIGNED = """[req]
+REQUEST = """[req]
 distinguished_name = subject
 x509_extensions = extensions
 prompt = no
@@ -115,12 +120,20 @@ string_mask = utf8only
 [subject]
 CN = {name}
 [extensions]
-basicConstraints = critical, CA:FALSE
+subjectKeyIdentifier = hash
+"""
+# Signs this site's certificates and no other CA's.
+OF_A_CA = """basicConstraints = critical, CA:TRUE, pathlen:0
+keyUsage = critical, keyCertSign, cRLSign
+"""
+# Some clients take no CA's for a server's.
+OF_A_SERVER = """basicConstraints = critical, CA:FALSE
 keyUsage = critical, digitalSignature
 extendedKeyUsage = serverAuth
-subjectKeyIdentifier = hash
+authorityKeyIdentifier = keyid
 subjectAltName = {subjects}
 """
+END = "-----END CERTIFICATE-----"
 
 
 class Refused(Exception):
@@ -167,7 +180,7 @@ def in_memory(*texts: str):
 
 def der(text: str) -> bytes:
     """Return the first certificate of a text in PEM as it is sent over the network."""
-    first = re.search(r"(?s)-----BEGIN CERT.*?-----END CERTIFICATE-----", text)
+    first = re.search(rf"(?s)-----BEGIN CERT.*?{END}", text)
     return ssl.PEM_cert_to_DER_cert(first[0] if first else "")
 
 
@@ -259,6 +272,9 @@ class Site:
         # that a killed run leaves it; an nginx that has started since has read the site anyway.
         self.pending = root / f"run/nginx-site-{self.name}.pending"
         self.certificates, self.accounts = self.etc / "tls", self.etc / "users"
+        # Signs what is served where `tls` is self_signed. Clients trust it: it is made once, and
+        # stays when another value takes the place of that one.
+        self.authority = self.certificates / f"{self.name}-ca"
         # What the site names where the certificate comes by ACME. Points to certbot's, or to a
         # self-signed one until that is there; certbot needs a site that serves.
         self.acme = self.certificates / f"{self.name}-acme"
@@ -479,6 +495,8 @@ class Site:
             self.pair = given
         elif self.tls != "none":
             self.pair = self.fitting()
+        if self.tls == "self_signed":
+            self.check_authority()
         self.lines = "".join(f"{self.account(**user)}\n" for user in self.params["users"])
         digest = hashlib.sha256(self.lines.encode()).hexdigest()[:16]
         self.passwords = self.accounts / f"{self.name}-{digest}" if self.lines else None
@@ -497,31 +515,72 @@ class Site:
         seed = f"{file.read_text() if file.exists() else ''}:{self.name}:{name}"
         return f"{name}:{hashed(password, hashlib.sha256(seed.encode()).hexdigest()[:16])}"
 
-    def read_pair(self, folder: Path) -> Certificate | None:
-        """Return the certificate in a folder, None if nginx could not use it."""
+    def read_pair(self, folder: Path, name: str = "fullchain.pem") -> Certificate | None:
+        """Return the certificate in a folder, None if it or its key could not be used."""
         with contextlib.suppress(OSError, ValueError):
-            texts = [(folder / name).read_text() for name in ("fullchain.pem", "privkey.pem")]
+            texts = [(folder / file).read_text() for file in (name, "privkey.pem")]
             check_pair(*texts)
             return Certificate(texts[0])
         return None
 
+    def before(self) -> Path | None:
+        """Return the folder of the certificate that the site on the host names."""
+        found = re.search(r"\bssl_certificate (\S+)/fullchain\.pem;", self.text() or "")
+        return Path(found[1]) if found else None
+
     def given_before(self) -> Path | None:
         """Return the given certificate that is served until the ACME server has answered."""
-        found = re.search(r"\bssl_certificate (\S+)/fullchain\.pem;", self.text() or "")
-        folder = Path(os.path.realpath(found[1])) if found else Path()
+        folder = Path(os.path.realpath(self.before() or ""))
         is_given = folder.name.startswith(f"{self.name}-given-")
         pair = self.read_pair(folder) if is_given else None
         return folder if pair and pair.days > 0 else None
 
+    def issuer(self, folder: Path) -> str:
+        """Return the CA's certificate after the one in a folder, nothing if it has none."""
+        file = folder / "fullchain.pem"
+        return file.read_text().partition(END)[2].strip() if file.exists() else ""
+
     def fitting(self) -> Path | None:
-        """Return the self-signed certificate that will do, of several the one that is served."""
-        found = []
+        """Return the certificate made here that will do, of several the one that is served."""
+        file, text, found = self.authority / "ca.pem", self.text() or "", []
+        authority = file.read_text().strip() if file.exists() else ""
         for folder in sorted(self.certificates.glob(f"{self.name}-self_signed-*")):
-            pair = self.read_pair(folder)
-            if pair and pair.days > RENEW_DAYS and pair.subjects == self.subjects:
+            pair, issuer = self.read_pair(folder), self.issuer(folder)
+            # One that a former release has made has no CA: clients trust it while it is served.
+            known = issuer == authority if issuer else str(folder) in text
+            fits = pair and pair.days > RENEW_DAYS and pair.subjects == self.subjects
+            # Nobody trusts what is served until the ACME server has answered.
+            if fits and (known or self.tls == "acme"):
                 found.append(folder)
-        served = [folder for folder in found if str(folder) in (self.text() or "")]
+        served = [folder for folder in found if str(folder) in text]
         return (served + found + [None])[0]
+
+    def check_authority(self) -> None:
+        """Refuse a CA that cannot sign, and warn of one that clients do not know yet."""
+        former = self.before()
+        is_ours = former and former.name.startswith(f"{self.name}-self_signed-")
+        if is_ours and former != self.pair and not self.issuer(former):
+            self.warnings.append(
+                "clients that trust the former certificate of this site are cut off: give them "
+                f"{self.trust()}, which stays the same from now on, whatever the names."
+            )
+        if self.pair or not os.path.lexists(self.authority):
+            return
+        found = self.read_pair(self.authority, "ca.pem")
+        if not found or found.days <= RENEW_DAYS:
+            fault = f"ends on {found.date}" if found else "is not whole"
+            raise Refused(
+                f"Wanted the CA in {self.authority} to sign another certificate; found that it "
+                f"{fault}; restore the folder from a backup, or remove it: the next run makes "
+                "another CA, and clients need its ca.pem."
+            )
+
+    def trust(self) -> str:
+        """Return the path of what clients trust if `tls` is self_signed."""
+        if self.tls != "self_signed":
+            return ""
+        has_none = self.pair and not self.issuer(self.pair)
+        return str(self.pair / "fullchain.pem" if has_none else self.authority / "ca.pem")
 
     def has_certificate(self) -> bool:
         """Tell whether the files that the site names are there."""
@@ -788,22 +847,50 @@ class Site:
         self.fill()
 
     def make_certificate(self, new: Path) -> Path:
-        """Make a self-signed certificate and return its folder, which is there at once or not."""
+        """Make a certificate and return its folder, which is there at once or not."""
+        authority, days, signer = "", SELF_SIGNED_DAYS, []
+        if self.tls == "self_signed":
+            if not self.authority.exists():
+                name = f"{self.name} on {socket.gethostname()}"
+                self.make_pair(new, "ca.pem", name, OF_A_CA, days)
+                new.replace(self.authority)
+            file, key = self.authority / "ca.pem", self.authority / "privkey.pem"
+            authority = file.read_text()
+            # Not longer than that of its CA.
+            days = min(days, int(Certificate(authority).days))
+            signer = ["-CA", str(file), "-CAkey", str(key)]
         kinds = [("IP" if is_address(each) else "DNS", each) for each in sorted(self.subjects)]
         subjects = ", ".join(f"{kind}:{each}" for kind, each in kinds)
-        # A common name has 64 characters at most.
-        name = same_name(self.params["subjects"][0])[:64]
+        name, extensions = same_name(self.params["subjects"][0]), OF_A_SERVER
+        extensions = extensions.format(subjects=subjects)
+        text = self.make_pair(new, "fullchain.pem", name, extensions, days, *signer)
+        self.put_file(new / "fullchain.pem", text + authority, 0o644)
+        digest = hashlib.sha256(der(text)).hexdigest()[:16]
+        return new.replace(self.certificates / f"{self.name}-self_signed-{digest}")
+
+    def make_pair(
+        self, new: Path, file: str, name: str, extensions: str, days: int, *signer: str
+    ) -> str:
+        """Make a certificate and its key, in a folder of their own, and return the former's text.
+
+        Args:
+            new: The folder.
+            file: The certificate's name in it.
+            signer: Options of openssl that say who signs it; itself without any.
+        """
         self.remove(new)
         new.mkdir(mode=0o700)
-        config, chain, key = (new / name for name in ("config", "fullchain.pem", "privkey.pem"))
-        self.put_file(config, SELF_SIGNED.format(name=name, subjects=subjects), 0o600)
+        config, certificate, key = (new / each for each in ("config", file, "privkey.pem"))
+        # A common name has 64 characters at most.
+        self.put_file(config, REQUEST.format(name=name[:64]) + extensions, 0o600)
         command = ["openssl", "req", "-x509", "-config", str(config), "-newkey", "ec", "-nodes"]
-        command += ["-pkeyopt", "ec_paramgen_curve:P-256", "-days", str(SELF_SIGNED_DAYS)]
-        self.must(*command, "-keyout", str(key), "-out", str(chain))
-        key.chmod(0o600)
+        command += ["-pkeyopt", "ec_paramgen_curve:P-256", "-days", str(days), *signer]
+        self.must(*command, "-keyout", str(key), "-out", str(certificate))
         config.unlink()
-        digest = hashlib.sha256(der(chain.read_text())).hexdigest()[:16]
-        return new.replace(self.certificates / f"{self.name}-self_signed-{digest}")
+        text = certificate.read_text()
+        self.put_file(key, key.read_text(), 0o600)
+        self.put_file(certificate, text, 0o644)
+        return text
 
     def write_users(self) -> None:
         self.accounts.mkdir(mode=0o755, exist_ok=True)
@@ -976,6 +1063,7 @@ def main():
         changed=bool(plan),
         plan=plan,
         missing=site.missing,
+        trust=site.trust(),
         diff={"before": before, "after": site.content},
     )
 
