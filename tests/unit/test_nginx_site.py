@@ -706,7 +706,7 @@ def test_a_given_certificate_is_served_and_replaced(host, pairs):
     first, second = pairs(), pairs("b.example")
     assert host.ensure(**first) == ["certificate", "site", "reload", "helpers"]
     assert serves(host, first["certificate"]) and host.ensure(**first) == []
-    assert host.ensure(**second) == ["certificate", "site", "reload", "sweep"]
+    assert host.ensure(**second)[:-1] == ["certificate", "site", "reload", "sweep"]
     assert serves(host, second["certificate"]) and len(stored(host)) == 1
 
 
@@ -935,9 +935,13 @@ def test_a_certificate_of_a_former_release_stays_as_long_as_it_fits(
     assert site.trust() == str(former / "fullchain.pem")
     assert is_trusted(host, site.trust(), "b.example", "192.0.2.1")
     site = host.site(**OTHER)
-    assert site.plan() == ["certificate", "site", "reload", "sweep"]
-    (warning,) = site.warnings
-    assert f"give them {ca}, which stays the same from now on" in warning
+    *steps, cut_off = site.plan()
+    assert steps == ["certificate", "site", "reload", "sweep"]
+    assert cut_off == (
+        "clients that trust the former certificate alone are cut off, as another is served; give "
+        f"them {ca}, which stays the same"
+    )
+    assert site.warnings == [f"{cut_off}."]
     assert site.trust() == str(ca) and stored(host) == [former.name]
     host.ensure(**OTHER)
     assert stored(host) == ["mlflow-ca", leaf(host).name] and not former.exists()
@@ -951,7 +955,7 @@ def test_a_certificate_of_a_former_release_moves_to_a_ca_when_it_ends(
     with monkeypatch.context() as patch:
         patch.setattr(nginx_site.time, "time", lambda: later)
         site = host.site(**SELF_SIGNED)
-        assert site.plan() == ["certificate", "site", "reload", "sweep"] and site.warnings
+        assert site.plan()[:-1] == ["certificate", "site", "reload", "sweep"] and site.warnings
 
 
 def test_a_move_to_a_ca_that_is_taken_back_leaves_the_former_certificate(host, of_a_former_release):
@@ -992,9 +996,95 @@ def test_what_looks_after_the_certificate_comes_and_goes_with_it(host, pairs):
     assert host.timers == {timer}
     host.timers.clear()
     assert host.ensure(**pairs()) == ["helpers"] and host.timers == {timer}
-    assert host.ensure() == ["site", "reload", "helpers", "sweep"]
+    assert host.ensure()[:-1] == ["site", "reload", "helpers", "sweep"]
     assert host.timers == set() and stored(host) == [] and host.ensure() == []
     assert not [path for path in HELPERS if (host.root / path[1:]).exists()]
+
+
+def cut_off(host, **wanted):
+    """Return whom a change of the site on the host would cut off, as the plan and warnings say."""
+    site = host.site(**wanted)
+    said = [sentence for sentence in site.plan() if sentence.startswith("clients ")]
+    assert site.warnings == [f"{sentence}." for sentence in said]
+    return said
+
+
+@pytest.mark.parametrize(
+    ("former", "wanted", "said"),
+    [
+        (("127.0.0.1", 5000), ("0.0.0.0", 443), "127.0.0.1:5000"),
+        (("0.0.0.0", 5000), ("127.0.0.1", 5000), "0.0.0.0:5000"),
+        (("::", 5000), ("0.0.0.0", 5000), "[::]:5000"),
+        (("::1", 5000), ("0.0.0.0", 5000), "[::1]:5000"),
+        (("127.0.0.1", 5000), ("0.0.0.0", 5000), ""),
+        (("127.0.0.1", 5000), ("::", 5000), ""),
+        (("::1", 5000), ("::", 5000), ""),
+    ],
+)
+def test_a_move_says_beforehand_whom_it_cuts_off(host, former, wanted, said):
+    """To another address or port; an address that takes in the former one cuts off nobody."""
+    assert cut_off(host, address=former[0], port=former[1]) == []
+    assert host.site().listens_before() == []
+    host.ensure(address=former[0], port=former[1])
+    name = f"[{wanted[0]}]" if ":" in wanted[0] else wanted[0]
+    assert cut_off(host, address=wanted[0], port=wanted[1]) == [
+        f"clients that come to {said} are cut off, as the site moves to {name}:{wanted[1]}"
+    ] * bool(said)
+    assert cut_off(host, address=former[0], port=former[1]) == []
+    site = host.site(address=wanted[0], port=wanted[1])
+    assert site.listens_before()[0].endswith(f":{former[1]}")
+
+
+def test_a_redirect_that_is_given_up_says_so(host, pairs):
+    """Some come by it; those who come by TLS do so as before."""
+    host.ensure(**pairs(), redirect_port=80)
+    assert host.site().listens_before() == ["127.0.0.1:5000", "127.0.0.1:80"]
+    assert cut_off(host, **pairs()) == [
+        "clients that come to 127.0.0.1:80 are cut off, as the site stays at nothing but "
+        "127.0.0.1:5000"
+    ]
+
+
+def test_what_another_site_listens_to_is_not_this_ones(host):
+    host.file("sites-enabled/other").write_text("server { listen 127.0.0.1:80; }")
+    assert cut_off(host) == [] and host.site().listens_before() == []
+
+
+FORMER = "clients that trust the former certificate alone are cut off"
+
+
+def test_another_kind_of_certificate_says_beforehand_who_does_not_know_it(host, pairs):
+    """Clients that were given one to trust take no other."""
+    assert cut_off(host, **SELF_SIGNED) == []
+    host.ensure(**SELF_SIGNED)
+    assert cut_off(host, **OTHER) == []
+    assert cut_off(host, **pairs()) == [f"{FORMER}, as the site moves to nginx_tls: given"]
+    assert cut_off(host) == [
+        "clients that come by https are cut off, as the site moves to nginx_tls: none"
+    ]
+    host.ensure(**pairs())
+    assert cut_off(host, **pairs()) == []
+    assert cut_off(host, **ACME) == [f"{FORMER}, as the site moves to nginx_tls: acme"]
+    assert cut_off(host, **SELF_SIGNED) == [
+        f"{FORMER}, as the site moves to nginx_tls: self_signed; give them "
+        f"{host.file('tls/mlflow-ca/ca.pem')}, which stays the same"
+    ]
+
+
+def test_a_given_certificate_that_has_signed_itself_is_known_to_who_was_given_it(host, pairs):
+    """Of one that a CA has signed another is no stranger."""
+    host.ensure(**pairs())
+    assert cut_off(host, **pairs("b.example")) == [f"{FORMER}, as another is served"]
+    host.ensure(**SELF_SIGNED)
+    signed = {
+        "tls": "given",
+        "certificate": (leaf(host) / "fullchain.pem").read_text(),
+        "key": (leaf(host) / "privkey.pem").read_text(),
+    }
+    host.ensure(**signed)
+    assert cut_off(host, **pairs("b.example")) == []
+    host.ensure(**ACME)
+    assert cut_off(host, **ACME) == []
 
 
 TRAIL = {

@@ -75,7 +75,15 @@ EXAMPLES = r"""
 RETURN = r"""
 name: {description: Name of the site., type: str, returned: success}
 missing: {description: Packages that are not installed., type: list, returned: success}
-plan: {description: What is (to be) done., type: list, elements: str, returned: success}
+plan:
+  description: What is (to be) done, and which clients that cuts off, which is a warning, too.
+  type: list
+  elements: str
+  returned: success
+former_listen:
+  description: Where the site on the host listens first, C(ADDRESS:PORT); nothing if there is none.
+  type: str
+  returned: success
 trust:
   description: Path of what clients trust where O(tls=self_signed), else nothing.
   type: str
@@ -199,6 +207,7 @@ class Certificate:
         self.date = time.strftime("%Y-%m-%d", time.gmtime(self.ends))
         self.days = (self.ends - time.time()) / 86400
         self.subjects = {same_name(value) for _, value in fields.get("subjectAltName", ())}
+        self.has_signed_itself = fields["subject"] == fields["issuer"]
 
     def is_for(self, name: str) -> bool:
         """Tell whether a client that comes by a name or an address takes it: RFC 9525."""
@@ -523,6 +532,51 @@ class Site:
             return Certificate(texts[0])
         return None
 
+    def listens_before(self) -> list[str]:
+        """Return where the site on the host listens, ADDRESS:PORT each."""
+        text = self.text() if self.link.is_symlink() else None
+        return re.findall(r"\blisten (\S+:\d+)(?=[ ;])", text or "")
+
+    def interruptions(self) -> list[str]:
+        """Return which clients of the site on the host are cut off, a sentence each."""
+        found, former = [], self.listens_before()
+        gone = [listen for listen in former if not self.still_listens(listen)]
+        if gone:
+            move = "moves to" if self.listen[0] not in former else "stays at nothing but"
+            found.append(
+                f"clients that come to {' and '.join(gone)} are cut off, as the site {move} "
+                f"{self.listen[0]}"
+            )
+        return found + self.strangers()
+
+    def still_listens(self, former: str) -> bool:
+        """Tell whether who comes to ADDRESS:PORT is still answered."""
+        host, _, port = former.rpartition(":")
+        address = ipaddress.ip_address(host.strip("[]"))
+        return any(
+            int(port) == number
+            # `::` is all of both, which is how the site listens there.
+            and (at == address or at.is_unspecified and at.version >= address.version)
+            for at, number in self.at
+        )
+
+    def strangers(self) -> list[str]:
+        """Return which clients do not know the certificate that is to be served, a sentence."""
+        folder = self.before()
+        if not folder:
+            return []
+        kind = re.match(rf"{re.escape(self.name)}-(given|self_signed|acme)\b", folder.name)
+        pair, moves = self.read_pair(folder), kind and kind[1] != self.tls
+        if self.tls == "none":
+            return ["clients that come by https are cut off, as the site moves to nginx_tls: none"]
+        # Others of the same kind are signed by who has signed the former.
+        renews = folder not in (self.pair, self.acme) and pair and pair.has_signed_itself
+        if not moves and not renews:
+            return []
+        remedy = f"; give them {self.trust()}, which stays the same" if self.trust() else ""
+        why = f"as the site moves to nginx_tls: {self.tls}" if moves else "as another is served"
+        return [f"clients that trust the former certificate alone are cut off, {why}{remedy}"]
+
     def before(self) -> Path | None:
         """Return the folder of the certificate that the site on the host names."""
         found = re.search(r"\bssl_certificate (\S+)/fullchain\.pem;", self.text() or "")
@@ -556,14 +610,7 @@ class Site:
         return (served + found + [None])[0]
 
     def check_authority(self) -> None:
-        """Refuse a CA that cannot sign, and warn of one that clients do not know yet."""
-        former = self.before()
-        is_ours = former and former.name.startswith(f"{self.name}-self_signed-")
-        if is_ours and former != self.pair and not self.issuer(former):
-            self.warnings.append(
-                "clients that trust the former certificate of this site are cut off: give them "
-                f"{self.trust()}, which stays the same from now on, whatever the names."
-            )
+        """Refuse a CA that cannot sign."""
         if self.pair or not os.path.lexists(self.authority):
             return
         found = self.read_pair(self.authority, "ca.pem")
@@ -757,7 +804,12 @@ class Site:
     # What is done.
 
     def plan(self) -> list[str]:
-        """Return what is to be done, or refuse it. Changes nothing."""
+        """Return what is to be done and whom it cuts off, or refuse it. Changes nothing."""
+        steps, cut_off = self.steps(), self.interruptions()
+        self.warnings += [f"{sentence}." for sentence in cut_off]
+        return steps + cut_off
+
+    def steps(self) -> list[str]:
         self.look()
         self.check_ports()
         self.check_files()
@@ -1052,6 +1104,7 @@ def main():
     try:
         site = Site(module.params, module.run_command)
         plan, before = site.plan(), site.text() or ""
+        former_listen = "".join(site.listens_before()[:1])
         if not module.check_mode:
             site.carry_out(plan)
     except Refused as refused:
@@ -1063,6 +1116,7 @@ def main():
         changed=bool(plan),
         plan=plan,
         missing=site.missing,
+        former_listen=former_listen,
         trust=site.trust(),
         diff={"before": before, "after": site.content},
     )
