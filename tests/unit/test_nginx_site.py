@@ -270,6 +270,8 @@ class FakeHost:
             self.load()
         elif command[:2] in (["systemctl", "daemon-reload"], ["systemctl", "reset-failed"]):
             pass
+        elif command[0] == "/usr/sbin/ufw":
+            return 0, "Status: active\nDefault: deny (incoming), allow (outgoing)\n", ""
         elif command[0] == "journalctl":
             return 0, "the last words of nginx\n", ""
         else:
@@ -1048,6 +1050,21 @@ def test_a_redirect_that_is_given_up_says_so(host, pairs):
 def test_what_another_site_listens_to_is_not_this_ones(host):
     host.file("sites-enabled/other").write_text("server { listen 127.0.0.1:80; }")
     assert cut_off(host) == [] and host.site().listens_before() == []
+
+
+def test_a_firewall_that_lets_nobody_in_is_warned_of(host, pairs):
+    """At each run, as nobody else says why clients do not come. It may be for a load balancer."""
+    os.makedirs(host.root / "usr/sbin")
+    os.mknod(host.root / "usr/sbin/ufw")
+    for _ in range(2):
+        site = host.site("0.0.0.0", 443, redirect_port=80, **pairs())
+        site.carry_out(site.plan())
+        (warning,) = site.warnings
+        assert "reach ports 443 and 80; found that ufw is active" in warning
+    assert site.plan() == []
+    site = host.site(**pairs())
+    site.plan()
+    assert not [warning for warning in site.warnings if "ufw" in warning]
 
 
 FORMER = "clients that trust the former certificate alone are cut off"

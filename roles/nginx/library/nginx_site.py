@@ -109,6 +109,7 @@ import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible.module_utils.nginx_firewalls import Firewalls
 
 MARKER = "# Written by Ansible (role nginx): edits are lost.\n"
 PACKAGES = ["nginx", "nginx-core", "nginx-light", "nginx-full", "nginx-extras"]
@@ -807,6 +808,8 @@ class Site:
         """Return what is to be done and whom it cuts off, or refuse it. Changes nothing."""
         steps, cut_off = self.steps(), self.interruptions()
         self.warnings += [f"{sentence}." for sentence in cut_off]
+        ports = [port for _, port in self.at]
+        self.warnings += Firewalls(self.run, self.root).warnings(self.at[0][0], ports)
         return steps + cut_off
 
     def steps(self) -> list[str]:
@@ -1099,6 +1102,8 @@ def main():
         supports_check_mode=True,
     )
     os.umask(0o022)
+    # What programs say is read here.
+    module.run_command_environ_update = {"LC_ALL": "C"}
     # Two names of the inventory may be one host, with a site each. Held until this process ends.
     fcntl.flock(os.open("/run", os.O_RDONLY), fcntl.LOCK_EX)
     try:
