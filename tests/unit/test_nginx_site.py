@@ -184,7 +184,8 @@ class FakeHost:
 
     def sites(self):
         """Return {path: text} of nginx.conf and of what it includes."""
-        enabled = sorted((self.root / "etc/nginx/sites-enabled").iterdir())
+        enabled = sorted((self.root / "etc/nginx/conf.d").glob("*"))
+        enabled += sorted((self.root / "etc/nginx/sites-enabled").iterdir())
         return {path: path.read_text() for path in [self.root / "etc/nginx/nginx.conf", *enabled]}
 
     def listens(self):
@@ -200,7 +201,17 @@ class FakeHost:
                     check_pair(*(f"{folder}/{name}.pem" for name in ("fullchain", "privkey")))
                 except OSError as error:
                     return 1, "", f'nginx: [emerg] 1#1: cannot load "{folder}": {error}\n'
-        names = re.findall(r"server_name (\S+);", "".join(self.sites().values()))
+        text = re.sub("#.*", "", "".join(self.sites().values()))
+        names = re.findall(r"server_name (\S+);", text)
+        sizes = re.findall(r"server_names_hash_bucket_size (\d+);", text)
+        if len(sizes) > 1:
+            error = '"server_names_hash_bucket_size" directive is duplicate in '
+            return 1, "", f"nginx: [emerg] 1#1: {error}{path}:1\n"
+        # By trial, with nginx 1.22.1 on amd64, where sites share a port.
+        longest = {64: 46, 128: 110, 256: 238}[int(sizes[0]) if sizes else 64]
+        if any(len(name) > longest for name in names):
+            error = "could not build server_names_hash, you should increase"
+            return 1, "", f"nginx: [emerg] 1#1: {error} server_names_hash_bucket_size: 64\n"
         dump = "".join(f"# configuration file {path}:\n{t}\n" for path, t in self.sites().items())
         clash = [name for name in set(names) if names.count(name) > 1]
         warning = f'nginx: [warn] 1#1: conflicting server name "{clash[0]}"' if clash else ""
@@ -592,6 +603,52 @@ def test_sites_with_different_names_share_an_address(host):
     with pytest.raises(Refused, match='conflicting server name "a.example".*choose other names'):
         host.ensure(names=["a.example"])
     assert host.ensure(names=["b.example"]) == ["site", "reload"]
+
+
+EC2 = "ec2-203-0-113-254.ap-southeast-2.compute.amazonaws.com"
+SIZE = "server_names_hash_bucket_size"
+
+
+@pytest.mark.parametrize(
+    ("length", "size"),
+    [(9, None), (46, None), (47, 128), (110, 128), (111, 256), (238, 256)],
+)
+def test_a_long_name_is_served(host, length, size):
+    """As long as nginx takes it without a word, nothing is said; EC2's own are longer."""
+    name = f"{'a' * (length - 2)}.x"
+    host.ensure(names=["b.x", name])
+    said = re.findall(rf"(?m)^{SIZE} (\d+);$", host.file("sites-enabled/mlflow").read_text())
+    assert said == [str(size)] * bool(size)
+    assert host.ensure(names=["b.x", name]) == []
+
+
+@pytest.mark.parametrize("file", ["nginx.conf", "conf.d/names.conf", "sites-enabled/other"])
+def test_a_size_for_names_that_another_file_sets_is_the_only_one(host, file):
+    """A second is an error, wherever it is; a comment, such as Debian's, is none."""
+    os.makedirs(host.file("conf.d"))
+    text = f"user www-data;\n# {SIZE} 64;\nhttp {{\ninclude conf.d/*.conf;\n"
+    host.file("nginx.conf").write_text(f"{text}include /etc/nginx/sites-enabled/*;\n}}\n")
+    host.ensure(names=[EC2])
+    assert SIZE in host.file("sites-enabled/mlflow").read_text()
+    with open(host.file(file), "a") as stream:
+        stream.write(f"{SIZE} 128;\n")
+    assert host.ensure(names=[EC2]) == ["site", "reload"]
+    assert SIZE not in host.file("sites-enabled/mlflow").read_text()
+    assert host.ensure(names=[EC2]) == []
+
+
+def test_names_of_two_sites_need_one_size(host):
+    """Also when the site that says it goes, or needs it no longer itself."""
+    other = host.file("sites-enabled/other")
+    other.write_text(f"{SIZE} 128;\nserver {{ listen 127.0.0.1:80; server_name {EC2}; }}")
+    host.ensure(names=[f"a{EC2}"])
+    assert SIZE not in host.file("sites-enabled/mlflow").read_text()
+    other.unlink()
+    assert host.ensure(names=[f"a{EC2}"]) == ["site", "reload"]
+    other.write_text(f"server {{ listen 127.0.0.1:80; server_name {EC2}; }}")
+    host.ensure(names=["b.example"])
+    assert f"{SIZE} 128;" in host.file("sites-enabled/mlflow").read_text()
+    assert host.ensure(names=["b.example"]) == []
 
 
 def test_a_file_of_that_name_by_another_is_refused(host):

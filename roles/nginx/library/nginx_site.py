@@ -121,6 +121,8 @@ WARN_DAYS, RENEW_DAYS = 21, 30
 # Of a CA and of what it signs. The latter is not shorter, as nothing but a run of site.yml makes
 # another; it is Apple's systems alone that take 825 days at most.
 SELF_SIGNED_DAYS = 3650
+# Bytes for a name of a server, nginx's own bound: a line of the processor's cache, mostly.
+BUCKET = 64
 REQUEST = """[req]
 distinguished_name = subject
 x509_extensions = extensions
@@ -517,7 +519,40 @@ class Site:
         text = self.params["content"].replace("@tls@", str(folder or "(to be made)"))
         text = text.replace("@users@", str(self.passwords)).replace("@acme@", str(self.webroot))
         text = text.replace("@audit@", str(self.trail))
-        self.content = MARKER + text
+        self.content = MARKER + self.bucket_size() + text
+
+    def configuration(self) -> dict[Path, str]:
+        """Return the texts of nginx's files, this site's left out, without comments, by path.
+
+        Found as nginx does it, which itself shows none as long as there is an error in one.
+        """
+        todo, found = [self.etc / "nginx.conf"], {}
+        while todo:
+            path = todo.pop()
+            if path in found or path == self.link or not path.is_file():
+                continue
+            found[path] = re.sub(r"#.*", "", path.read_text(errors="replace"))
+            for pattern in re.findall(r"\binclude\s+[\"']?([^\s;\"']+)", found[path]):
+                folder = self.root if pattern.startswith("/") else self.etc
+                todo += map(Path, glob.glob(str(folder / pattern.lstrip("/"))))
+        return found
+
+    def bucket_size(self) -> str:
+        """Return the directive without which nginx refuses long names, nothing without any.
+
+        There may be one in all files. So another's stays the only one, and this site's serves for
+        the names of others, too.
+        """
+        text, size = "\n".join(self.configuration().values()), BUCKET
+        if "server_names_hash_bucket_size" in text:
+            return ""
+        others = " ".join(re.findall(r"\bserver_name\s([^;]+);", text)).split()
+        names = [name for name in self.names + others if not name.startswith("~")]
+        # As nginx counts: two pointers, and the name with its length, filled up to a pointer.
+        needed = 16 + (max(map(len, names), default=0) + 9) // 8 * 8
+        while size < needed:
+            size *= 2
+        return f"server_names_hash_bucket_size {size};\n" if size > BUCKET else ""
 
     def account(self, name: str, password: str) -> str:
         """Return a line of the users' file, the same at each run on this host."""
@@ -772,6 +807,8 @@ class Site:
         code, dump, output = self.run(["/usr/sbin/nginx", "-T"])
         output = "; ".join(re.findall(r"\[[a-z]+\] .*", output))
         ours = (str(self.link), f"{self.certificates}/{self.name}-", str(self.trail))
+        # Long names of which another file has come to say the size, or has ceased to.
+        ours += ("server_names_hash",)
         if code and to_be_replaced and any(path in output for path in ours):
             # A run that was killed has left what nginx rejects.
             return
