@@ -147,9 +147,9 @@ def test_the_roles_own_table_is_not_spoken_of(host):
     assert len(host.warnings()) == 1
 
 
-def test_ufw_that_lets_nobody_in_is_told_with_what_to_do(host):
+def test_ufw_that_lets_nobody_in_is_reported_with_what_to_do(host):
     host.says("/usr/sbin/ufw status verbose", UFW)
-    # Its own rules in iptables, which are told once.
+    # Its own rules in iptables, which are not reported again.
     host.says("/usr/sbin/iptables -S", "-P INPUT DROP\n-A INPUT -j ufw-before-input\n")
     assert host.warnings(443) == [
         "Wanted clients to reach port 443; found that ufw is active and has no rule that lets it "
@@ -203,7 +203,7 @@ def test_a_rule_of_ufws_lets_in_or_not(host, rule, admits):
     assert (host.warnings() == []) is admits
 
 
-def test_firewalld_that_lets_nobody_in_is_told_with_what_to_do(host):
+def test_firewalld_that_lets_nobody_in_is_reported_with_what_to_do(host):
     """Nor does a zone that nothing comes through, such as trusted."""
     host.firewalld()
     assert host.warnings(443, 80) == [
@@ -269,7 +269,7 @@ def test_a_policy_of_firewallds_lets_in(host):
     assert len(host.warnings()) == 1
 
 
-def test_iptables_that_let_nobody_in_are_told_with_what_to_do(host):
+def test_iptables_that_let_nobody_in_are_reported_with_what_to_do(host):
     host.says("/usr/sbin/iptables -S", ORACLE)
     host.says("/usr/sbin/ip6tables -S", ORACLE)
     (said,) = host.warnings(443, 80)
