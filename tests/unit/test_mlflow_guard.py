@@ -456,6 +456,42 @@ def test_the_audit_trail_names_who_and_what_but_no_secret(client):
     assert "X-Audit-Ids" not in client.get("/api/2.0/mlflow/runs/get?run_id=a").headers
 
 
+def test_nobody_reads_why_the_server_fails():
+    """A database that is down cannot say who asks, and the reason has its address. Who is known
+    does read it.
+    """
+
+    def app(user):
+        async def fails(scope, receive, send):
+            scope["state"] |= {"username": user} if user else {}
+            await send({"type": "http.response.start", "status": 503, "headers": []})
+            await send({"type": "http.response.body", "body": b"no server at db.internal"})
+
+        return fails
+
+    def ask(user):
+        said = []
+
+        async def send(message):
+            said.append(message)
+
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": []}
+        asyncio.run(guard.Front(app(user), lambda *_: False)(scope, None, send))
+        assert said[0]["status"] == 503
+        return b"".join(message.get("body", b"") for message in said[1:])
+
+    assert ask("ada") == b"no server at db.internal"
+    nobody = json.loads(ask(""))
+    assert nobody["error_code"] == "TEMPORARILY_UNAVAILABLE" and "db" not in nobody["message"]
+
+
+def test_the_trail_names_what_somebody_was_refused_to_read(client):
+    """Who tries one run after the other is found by that."""
+    app.before_request_funcs[None].insert(0, lambda: Response("no", 403))
+    read = client.get("/api/2.0/mlflow/runs/get?run_id=a")
+    assert (read.status_code, read.headers["X-Audit-Ids"]) == (403, "run_id=a")
+
+
 # What is around both
 
 

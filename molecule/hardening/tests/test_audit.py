@@ -16,8 +16,10 @@ def lines(host, name, word):
     return [json.loads(line) for line in found.splitlines()]
 
 
-def test_who_deleted_that_run_has_an_answer(host, ada):
-    """The user and the run, whose id is only in the request's body; the client sees none of it."""
+def test_who_deleted_that_run_has_an_answer(host, ada, bob):
+    """The user and the run, whose id is only in the request's body; the client sees none of it. So
+    has who tried to read it.
+    """
     made = ada.call("experiments/create", name=f"audit-{os.urandom(4).hex()}")
     run = ada.call("runs/create", experiment_id=made["experiment_id"])["run"]["info"]["run_id"]
     with ada.request("POST", "/api/2.0/mlflow/runs/delete", {"run_id": run}) as answer:
@@ -26,6 +28,9 @@ def test_who_deleted_that_run_has_an_answer(host, ada):
     (line,) = [each for each in lines(host, "audit.log", run) if "delete" in each["path"]]
     assert (line["user"], line["method"], line["status"]) == ("ada", "POST", 200)
     assert line["path"] == "/api/2.0/mlflow/runs/delete" and line["time"] and line["address"]
+    assert bob.status("GET", f"/api/2.0/mlflow/runs/get?run_id={run}") == 403
+    (line,) = [each for each in lines(host, "audit.log", run) if each["method"] == "GET"]
+    assert (line["user"], line["status"], line["ids"]) == ("bob", 403, f"run_id={run}")
 
 
 def test_who_is_refused_is_written_down_elsewhere(host, visitor):

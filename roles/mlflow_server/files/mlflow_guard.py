@@ -118,7 +118,8 @@ class Refused(Exception):
     @property
     def body(self) -> bytes:
         """The answer, as MLflow's client expects an error."""
-        code = "PERMISSION_DENIED" if self.status == 403 else "INVALID_PARAMETER_VALUE"
+        codes = {403: "PERMISSION_DENIED", 500: "INTERNAL_ERROR", 503: "TEMPORARILY_UNAVAILABLE"}
+        code = codes.get(self.status, "INVALID_PARAMETER_VALUE")
         return json.dumps({"error_code": code, "message": self.text}).encode()
 
 
@@ -607,13 +608,14 @@ def guard_flask(app, routes: dict, user_of, is_admin) -> None:
         user = user_of()
         if user:
             response.headers["X-Audit-User"] = quote(user)
-            asked = g.get("asked")
-            if asked is None and request.method not in SAFE:
+            asked, refused = g.get("asked"), response.status_code == 403
+            if asked is None and (refused or request.method not in SAFE):
                 # Refused by MLflow's own check, before it came here.
-                asked = Asked(request.method, request.path, "", "", b"", None, request.view_args)
+                query = request.query_string.decode("latin-1")
+                asked = Asked(request.method, request.path, query, "", b"", None, request.view_args)
                 found = request.get_json(silent=True) if request.is_json else None
                 asked.given = found if isinstance(found, dict) else {}
-            if asked is not None and asked.writes:
+            if asked is not None and (asked.writes or refused):
                 response.headers["X-Audit-Ids"] = asked.ids
         return response
 
@@ -766,11 +768,13 @@ class Front:
         counts = login and address
         # What each layer adds to it is the same dictionary for all of them.
         state = scope.setdefault("state", {})
-        good = None
+        good, instead = None, False
         turn = AsyncExitStack()
 
         async def note(message) -> None:
-            nonlocal good
+            nonlocal good, instead
+            if instead:
+                return
             if message["type"] == "http.response.start":
                 await turn.aclose()
                 sent = list(message["headers"])
@@ -782,12 +786,17 @@ class Front:
                     asked = state.get("asked") or Asked(
                         scope["method"], scope["path"], query, "", b""
                     )
-                    if asked.writes:
+                    if asked.writes or message["status"] == 403:
                         sent.append((b"x-audit-ids", asked.ids.encode()))
-                message = message | {"headers": sent}
-                if message["status"] == 401:
+                if message["status"] >= 500 and not user and b"x-audit-user" not in named:
+                    # What failed names hosts inside, and nobody knows who asks.
+                    instead = True
+                    text = "Wanted an answer; found that the server has none now; try again later."
+                    return await answer(send, Refused(text, message["status"]))
                     good = False
                     if login:
+                message = message | {"headers": sent}
+                if message["status"] == 401:
                         await asyncio.sleep(max(0, begun + REFUSAL_SECONDS - time.monotonic()))
                 elif user or b"x-audit-user" in named:
                     good = True
