@@ -186,12 +186,13 @@ def test_some_paths_are_open_where_others_are_not():
         assert "location = /health" not in site(**closed, nginx_open_paths=[])
 
 
-def test_nothing_but_health_is_open_where_a_login_is_asked_for():
+def test_nothing_but_health_and_readiness_is_open_where_a_login_is_asked_for():
     """Each other path tells something to who has none: /version, which holes to try."""
     for closed in ({"nginx_users": [{"name": "a"}]}, {"nginx_allowed_networks": ["10.0.0.0/8"]}):
         locations = re.findall(r"location ([^{]+) {([^}]*)", site(**closed))
-        assert [name for name, text in locations if "allow all" in text] == ["= /health"]
-        assert [name for name, text in locations if "auth_basic off" in text] == ["= /health"]
+        for words in ("allow all", "auth_basic off"):
+            opened = [name for name, text in locations if words in text]
+            assert opened == ["= /health", "= /ready"]
 
 
 UPLOADS = {"nginx_upload_pattern": "^/artifacts/", "nginx_large_uploads": 4}

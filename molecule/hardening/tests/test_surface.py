@@ -68,6 +68,8 @@ def test_nothing_but_health_answers_without_a_login(control, host, url, self_sig
         "/%73tatic-files/index.html",
         "/healthz",
         "/health/../version",
+        "/readyz",
+        "/ready/../version",
         "/api/3.0/mlflow/server-info",
         "/ajax-api/3.0/mlflow/server-info",
         "/api/9.9/mlflow/server-info",
@@ -81,6 +83,14 @@ def test_what_mlflow_exempts_from_the_login_needs_one_all_the_same(visitor, path
     if path == "/static-files/index.html" or "/3.0/mlflow/server-info" in path:
         assert visitor.as_(*BOB).status("GET", path) == 200
     assert visitor.status("POST", path, b"x") in (401, 403, 404, 405)
+
+
+def test_a_load_balancer_needs_no_login_and_learns_nothing(visitor):
+    """Whether requests can be sent here is all that it is told."""
+    for whom in (visitor, visitor.as_("admin", "password1234")):
+        status, said = whom.ask("GET", "/ready")
+        assert (status, said) == (200, b"ready\n")
+    assert visitor.status("POST", "/ready", b"x") == 401
 
 
 @pytest.mark.parametrize("path", CLOSED)

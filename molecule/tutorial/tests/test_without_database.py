@@ -32,6 +32,19 @@ def away(database):
         database.check_output("systemctl start postgresql")
 
 
+def test_a_load_balancer_learns_that_the_store_is_gone(host, s3):
+    """Before a client whose upload fails does; and that it is back, though nobody uploads."""
+    assert request(host, "/ready") == (200, "ready\n")
+    s3.check_output("systemctl stop s3")
+    try:
+        wait_for(lambda: request(host, "/ready") == (503, "not ready\n"), 60)
+    finally:
+        s3.check_output("systemctl start s3")
+    wait_for(lambda: request(host, "/ready") == (200, "ready\n"), 30)
+    journal = host.check_output(f"journalctl --output=cat --unit=mlflow-{colour(host)}")
+    assert "Not ready: artifact store: " in journal and "Ready again: artifact store" in journal
+
+
 def process(host):
     return host.check_output(f"systemctl show --value --property=MainPID mlflow-{colour(host)}")
 
@@ -43,7 +56,10 @@ def test_what_serves_goes_on_once_the_database_is_back(control, host, database, 
         with away(database):
             status, said = request(host, *SEARCH)
             assert status == 503 and json.loads(said)["error_code"] == "TEMPORARILY_UNAVAILABLE"
+            assert request(host, "/health") == (200, "OK"), "it is asked in vain for this"
+            wait_for(lambda: request(host, "/ready") == (503, "not ready\n"), 10)
         wait_until_served(host)
+        wait_for(lambda: request(host, "/ready") == (200, "ready\n"), 10)
     assert counts["failed"] > 0, "there was no load on what went away"
     with control.load("--threads=8", "--pause=0.05", "--at-least=80") as counts:
         pass

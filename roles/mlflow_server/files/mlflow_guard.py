@@ -28,6 +28,8 @@ import zlib
 from contextlib import AsyncExitStack
 from urllib.parse import parse_qsl, quote
 
+from mlflow_ready import ready
+
 SAFE = ("GET", "HEAD", "OPTIONS")
 # Handlers below these decode JSON, whatever the type of the body is said to be.
 JSON_PREFIXES = ("/api/", "/ajax-api/", "/graphql")
@@ -793,10 +795,10 @@ class Front:
                     instead = True
                     text = "Wanted an answer; found that the server has none now; try again later."
                     return await answer(send, Refused(text, message["status"]))
-                    good = False
-                    if login:
                 message = message | {"headers": sent}
                 if message["status"] == 401:
+                    good = False
+                    if login:
                         await asyncio.sleep(max(0, begun + REFUSAL_SECONDS - time.monotonic()))
                 elif user or b"x-audit-user" in named:
                     good = True
@@ -870,7 +872,8 @@ def guarded(app, user_of, is_admin):
     guard_gateway()
     app.user_middleware.append(Middleware(Native))
     origins = get_allowed_origins_from_env()
-    return Front(app, lambda origin, method: should_block_cors_request(origin, method, origins))
+    front = Front(app, lambda origin, method: should_block_cors_request(origin, method, origins))
+    return ready(front)
 
 
 def basic_auth():

@@ -157,6 +157,12 @@ def users_uri() -> str:
 
 
 def refused_login(error: Exception, uri: str = "") -> NotLetIn:
+def sqlite_path(uri: str) -> str:
+    """Return the path of a sqlite database, nothing of another one."""
+    found = re.match(r"sqlite(?:\+\w+)?:///([^?]*)", uri)
+    return found[1] if found else ""
+
+
     lines = [line.strip() for line in str(getattr(error, "orig", error)).splitlines()]
     said = " ".join(line for line in lines if line) or type(error).__name__
     what_to_do = remedy(LOGIN_REMEDIES, said, "fix that")
@@ -298,8 +304,8 @@ def check_schema(
         no_tables: Or nothing, without the right to make it.
         artifact_root: Look whether its artifacts would still be found, too.
     """
-    local = re.match(r"sqlite(\+\w+)?:///([^?]*)", uri)
-    if local and not Path(local[2]).exists():  # to connect would make it
+    path = sqlite_path(uri)
+    if path and not Path(path).exists():  # to connect would make it
         return
     from alembic.migration import MigrationContext
 
