@@ -28,7 +28,7 @@ def test_a_probe_has_the_slots_environment_and_a_folder_of_its_own(tmp_path):
 
 
 def test_the_settings_of_a_slot_are_all_that_say_where_its_data_is(tmp_path):
-    """An address of a database with a password in it is among the secrets, which go first."""
+    """A database's address that has a password in it is among the secrets, which go first."""
     assert mlflow_slot.settings_of(None) == mlflow_slot.settings_of(tmp_path) == ""
     (tmp_path / "secrets.env").write_text('A="secret"\n')
     assert mlflow_slot.settings_of(tmp_path) == 'A="secret"\n'

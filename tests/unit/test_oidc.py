@@ -135,7 +135,9 @@ def test_the_probe_looks_at_the_users_of_the_provider_too(monkeypatch, tmp_path)
     monkeypatch.setenv("MLFLOW_BACKEND_STORE_URI", "sqlite:////a/mlflow.db")
     monkeypatch.setenv("OIDC_USERS_DB_URI", "sqlite:////a/oidc.db")
     monkeypatch.delenv("MLFLOW_AUTH_CONFIG_PATH", raising=False)
-    monkeypatch.setattr(probe, "check_schema", lambda uri, schema, *more: seen.append(schema))
+    monkeypatch.setattr(
+        probe, "check_schema", lambda uri, schema, *more, **named: seen.append(schema)
+    )
     probe.check_database()
     assert seen == [probe.TRACKING, probe.OIDC]
 

@@ -165,6 +165,26 @@ def test_the_action_that_aws_names_is_the_one_that_is_told(message, what_to_do):
     assert what_to_do in str(probe.refused_store(error, "s3://a/b", "put"))
 
 
+@pytest.mark.parametrize(
+    ("code", "message", "what_to_do"),
+    [
+        ("RequestTimeTooSkewed", "The difference between the times is too large.", "clock"),
+        ("SecondLevelDomainForbidden", "Please use virtual hosted style", "STYLE: virtual"),
+        (
+            "InvalidRequest",
+            "Content-MD5 OR x-amz-checksum- HTTP header is required for Put Object requests with "
+            "Object Lock parameters",
+            "CHECKSUM_CALCULATION: when_supported",
+        ),
+    ],
+)
+def test_what_a_policy_cannot_cure_is_told_apart(code, message, what_to_do):
+    """Each of these was seen by somebody who then looked for a right that was missing."""
+    error = ClientError({"Error": {"Code": code, "Message": message}}, "PutObject")
+    said = str(probe.refused_store(error, "s3://a/b", "put"))
+    assert what_to_do in said and "policy" not in said
+
+
 def test_a_refusal_that_is_only_told_in_a_text_is_understood():
     """As MLflow sums up the downloads of its threads."""
     said = (

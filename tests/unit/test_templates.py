@@ -232,7 +232,7 @@ def test_check_mode_asks_for_nothing_that_the_run_makes():
     made = {"mlflow_server_look": HOST | {"has_user": False, "serving": ""}}
     made |= {"__mlflow_server_tables": {"changed": True}}
     given, _ = look(**made, mlflow_server_allow_artifact_root_change=True)
-    assert (given["user"], given["former"]) == ("", "nothing")
+    assert (given["user"], given["former"]) == ("nobody", "nothing")
     assert given["allow"] == ["any-artifact-root", "no-tables"]
 
 

@@ -8,7 +8,7 @@ probe.py database [any-artifact-root] [no-tables]
     is one. With the last word tables may be missing, as the owner makes them before.
 probe.py look [any-artifact-root] [no-tables]
     The same, and whether the artifact store, unless it is a folder, lets itself be listed and read:
-    all that can be asked without a change. Each refusal is told.
+    all that can be asked without a change. Each refusal is reported.
 probe.py artifacts [URI]
     While it starts: the artifact store takes, returns and deletes an object.
 probe.py initialise WHAT, probe.py is-empty WHAT
@@ -107,6 +107,14 @@ STORE_REMEDIES = {
     "InvalidAccessKeyId|SignatureDoesNotMatch|InvalidClientTokenId|(Expired|Invalid)Token": (
         "put a key that is valid into the vault"
     ),
+    "RequestTimeTooSkewed": "set the host's clock (timedatectl)",
+    "SecondLevelDomainForbidden": (
+        "set MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE: virtual in mlflow_server_environment"
+    ),
+    "(?i)checksum.* header is required": (
+        "set AWS_REQUEST_CHECKSUM_CALCULATION: when_supported in mlflow_server_environment, as a "
+        "bucket with Object Lock asks for checksums"
+    ),
     "PermanentRedirect|AuthorizationHeaderMalformed|IllegalLocationConstraint": (
         "set the region that the bucket is in"
     ),
@@ -149,6 +157,12 @@ def database_name(uri: str = "") -> str:
     return re.sub("://[^@]*@", "://", uri)
 
 
+def sqlite_path(uri: str) -> str:
+    """Return the path of a sqlite database, nothing of another one."""
+    found = re.match(r"sqlite(?:\+\w+)?:///([^?]*)", uri)
+    return found[1] if found else ""
+
+
 def users_uri() -> str:
     """Return the URI of the database of users, or nothing if there is none."""
     settings = configparser.ConfigParser()
@@ -157,12 +171,6 @@ def users_uri() -> str:
 
 
 def refused_login(error: Exception, uri: str = "") -> NotLetIn:
-def sqlite_path(uri: str) -> str:
-    """Return the path of a sqlite database, nothing of another one."""
-    found = re.match(r"sqlite(?:\+\w+)?:///([^?]*)", uri)
-    return found[1] if found else ""
-
-
     lines = [line.strip() for line in str(getattr(error, "orig", error)).splitlines()]
     said = " ".join(line for line in lines if line) or type(error).__name__
     what_to_do = remedy(LOGIN_REMEDIES, said, "fix that")
@@ -409,8 +417,10 @@ def refused_store(error: Exception, uri: str, step: str) -> Refusal:
         found = f"{operation} was answered with {code}: {message.strip()}"
         allow = allowed(message, S3_ACTIONS.get(operation, f"s3:{operation}"), uri)
         # The answer to HeadObject has no body, so no code but that of HTTP.
-        is_denied = re.search("AccessDenied|403|Forbidden", code)
-        what_to_do = remedy(STORE_REMEDIES, code, allow if is_denied else "fix that")
+        is_denied = re.search("AccessDenied|403|^Forbidden$", code)
+        what_to_do = remedy(
+            STORE_REMEDIES, f"{code}: {message}", allow if is_denied else "fix that"
+        )
     elif re.search("NoCredentialsError|CredentialRetrievalError|locate credentials", found + said):
         what_to_do = "give the service a key, or attach a profile to the instance"
     return Refusal(
@@ -498,17 +508,17 @@ def look_at_artifacts() -> None:
             raise refused_store(error, uri, step) from error
 
 
-def look(*words: str) -> None:
-    """Raise all refusals of database and artifact store at once."""
+def look(*words: str) -> int:
+    """Say each refusal of database and artifact store; return the exit code for all of them."""
     refusals = []
     for check in (lambda: check_database(*words), look_at_artifacts):
         try:
             check()
         except Refusal as refusal:
+            # At once, as the next may take for ever.
+            print(refusal, file=sys.stderr, flush=True)
             refusals.append(refusal)
-    if refusals:
-        kind = NotLetIn if all(isinstance(each, NotLetIn) for each in refusals) else Refusal
-        raise kind("\n".join(map(str, refusals)))
+    return min((refusal.code for refusal in refusals), default=0)
 
 
 def main(what: str, *more: str) -> int:
@@ -522,11 +532,10 @@ def main(what: str, *more: str) -> int:
         "wrong-passwords": wrong_passwords,
     }
     try:
-        checks[what]()
+        return checks[what]() or 0
     except Refusal as refusal:
         print(refusal, file=sys.stderr)
         return refusal.code
-    return 0
 
 
 if __name__ == "__main__":

@@ -138,7 +138,9 @@ def run(given: dict, words: list[str]) -> tuple[int, str, str]:
             os.fchown(opened[-1], user.pw_uid, user.pw_gid)
             # libpq wants a key to be its owner's alone.
             os.fchmod(opened[-1], 0o400)
-            return f"/proc/self/fd/{opened[-1]}"
+            # A program that the script starts has them by this process alone, which another user
+            # may not look into.
+            return f"/proc/{'self' if given['user'] else os.getpid()}/fd/{opened[-1]}"
 
         settings |= {name: in_memory(str(text)) for name, text in given["files"].items()}
         settings |= environment_of(given)
@@ -182,8 +184,10 @@ def look(module: AnsibleModule, given: dict) -> None:
             code, _, error = run(given, ["look", *given["allow"]])
         except (OSError, KeyError) as stopped:
             why = str(stopped)
-        except subprocess.TimeoutExpired:
-            code, error = 1, SILENT.format(seconds=given["timeout"])
+        except subprocess.TimeoutExpired as stopped:
+            # Bytes, whatever was asked for.
+            said = (stopped.stderr or b"").decode(errors="replace")
+            code, error = 1, f"{said}{SILENT.format(seconds=given['timeout'])}"
     else:
         why = "the release is not on the host yet"
     if why:
