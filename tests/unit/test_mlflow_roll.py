@@ -50,6 +50,7 @@ class FakeHost:
         self.left = None
         self.actions = []
         self.unhealthy = set()
+        self.refused_names = set()
         self.proven = None
         self.probe = self.database = FakeProbe(0)
         self.probed = []
@@ -145,6 +146,9 @@ class FakeHost:
         colour = Path(path).parent.name
         active = self.state(f"{self.instance}-{colour}.service")["active"] == "active"
         return "" if active and colour not in self.unhealthy else "/health did not answer"
+
+    def refused_name(self, path, names):
+        return next((name for name in names if name in self.refused_names), "")
 
     def connections(self, path):
         colour = Path(path).parent.name
@@ -354,6 +358,16 @@ def test_a_store_that_refuses_is_not_ready(world):
     world.host.probe = FakeProbe(1, "Wanted to put; found denied; give the right.")
     with pytest.raises(RollError, match="found denied"):
         world.roll()
+    assert world.host.served() == "one"
+
+
+def test_a_colour_that_refuses_the_name_of_its_clients_does_not_serve(world):
+    """It answers whoever comes through the socket, and 403 to everybody else."""
+    world.roll(names=["a:443"])
+    world.want("two")
+    world.host.refused_names.add("b:443")
+    with pytest.raises(RollError, match="it refuses b:443, a name by which clients come; take"):
+        world.roll(names=["a:443", "b:443"])
     assert world.host.served() == "one"
 
 
@@ -933,6 +947,15 @@ def test_ready_is_who_answers_and_whose_database_does(tmp_path, health, search, 
     statuses = {("GET", "/health"): health, ("POST", SEARCH): search}
     with server(tmp_path / "server.sock", statuses):
         assert mlflow_roll.Host().answers(tmp_path / "server.sock") == why
+
+
+def test_a_name_is_refused_by_whoever_answers_403(tmp_path):
+    """401 is the question for a login."""
+    asked = f"{SEARCH}?max_results=1"
+    for status, refused in ((200, ""), (401, ""), (403, "b:443")):
+        path = tmp_path / f"{status}.sock"
+        with server(path, {("GET", asked): status}):
+            assert mlflow_roll.Host().refused_name(path, ["b:443", "c"]) == refused
 
 
 def test_who_does_not_answer_is_not_ready(tmp_path):

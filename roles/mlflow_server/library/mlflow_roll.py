@@ -50,6 +50,11 @@ options:
     type: dict
     default: {}
   wipe_idle:
+  names:
+    description: What clients send as Host. A colour that refuses one of them is not ready.
+    type: list
+    elements: str
+    default: []
     description: At the end remove the idle slot, as it holds former secrets.
     type: bool
     default: false
@@ -104,6 +109,7 @@ JOURNAL_LINES = 40
 # Seconds that steps without a timeout of their own take together at most, for the lock's deadline.
 MARGIN = 90
 # Ubuntu has needrestart restart whatever runs with libraries that were updated.
+SEARCH = "/api/2.0/mlflow/experiments/search"
 NEEDRESTART = r"""# Ansible managed. A restart cuts off requests; site.yml rolls to what is new.
 $nrconf{{override_rc}}{{qr(^{instance}-(blue|green)\.service$)}} = 0;
 """
@@ -201,8 +207,7 @@ class Host:
         /health is a constant, so the database is asked as well. 401 is the answer of a server that
         wants a login, which it gives only after its database answered at start.
         """
-        search = "/api/2.0/mlflow/experiments/search"
-        for words in (("GET", "/health"), ("POST", search, json.dumps({"max_results": 1}))):
+        for words in (("GET", "/health"), ("POST", SEARCH, json.dumps({"max_results": 1}))):
             try:
                 status, body = ask(path, *words, timeout=5)
             except (OSError, http.client.HTTPException) as error:
@@ -219,6 +224,16 @@ class Host:
         """
         rows = (line.split() for line in Path("/proc/net/unix").read_text().splitlines())
         return sum(row[5] in ("02", "03") and row[7:8] == [str(path)] for row in rows)
+
+    def refused_name(self, path: Path, names: list[str]) -> str:
+        """Return the first name that the server behind a socket is not to be asked by, if any.
+
+        MLflow refuses a Host that it does not know with 403, before it asks for a login.
+        """
+        for name in names:
+            if ask(path, "GET", f"{SEARCH}?max_results=1", headers={"Host": name})[0] == 403:
+                return name
+        return ""
 
     def memory_available_mb(self) -> int:
         """Return MemAvailable in MB."""
@@ -330,7 +345,7 @@ class Roll:
 
     Args:
         instance, mode, memory_mb, allow_artifact_root_change, ready_timeout, drain_timeout, texts,
-            wipe_idle: the module's options.
+            wipe_idle, names: the module's options.
         host: what the host can be asked.
         root: folder taken for /, for the unit tests.
     """
@@ -356,11 +371,13 @@ class Roll:
         self.wanted = self.config / "wanted"
         self.current = self.config / "current.sock"
         self.units = root / "etc/systemd/system"
+        names: list[str] | None = None,
         self.sockets = root / "run" / instance
         self.needrestart = root / f"etc/needrestart/conf.d/{instance}.conf"
         self.exception = NEEDRESTART.format(instance=instance).encode()
         self.steps: list[str] = []
         # That it has waited for another run is told, and no change.
+        self.names = names or []
         self.waits: list[str] = []
         self.lock_file = None
 
@@ -632,7 +649,7 @@ class Roll:
             self.host.command("systemctl", "start", self.unit(new))
             self.step(f"wait until {new} is ready")
             self.wait_until_ready(new)
-        except (RollError, NotReady, OSError) as error:
+        except (RollError, NotReady, OSError, http.client.HTTPException) as error:
             raise RollError(self.go_back(old, new, str(error), since)) from error
         self.step(f"enable {new}")
         self.host.command("systemctl", "enable", self.unit(new))
@@ -749,6 +766,12 @@ class Roll:
         """Leave one colour: linked, enabled and alone. Also finishes a roll that was broken off."""
         serving = self.serving()
         idle = self.other(serving)
+                    if name := self.host.refused_name(self.socket(colour), self.names):
+                        raise NotReady(
+                            f"it refuses {name}, a name by which clients come; take "
+                            "MLFLOW_SERVER_ALLOWED_HOSTS out of mlflow_server_environment, or add "
+                            "the name to it"
+                        )
         if self.linked() != serving:
             # Perhaps a first roll that was broken off before the colour was proven.
             self.step(f"link {serving}")
@@ -832,3 +855,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+            "names": {"type": "list", "elements": "str", "default": []},
