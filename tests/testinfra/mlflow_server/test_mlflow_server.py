@@ -105,9 +105,11 @@ def test_generated_secrets_are_shown_nowhere(host):
 def test_a_foreign_host_name_is_refused(host):
     """A page that makes its own name resolve to this host must not reach MLflow (DNS rebinding)."""
     assert request(host, *SEARCH, "Host: evil.example")[0] == 403
-    assert request(host, *SEARCH, "Host: evil.example:5000")[0] == 403
+    for foreign in ("evil.example:5000", "localhost.evil.example:5001", "127.0.0.1.evil.example"):
+        assert request(host, *SEARCH, f"Host: {foreign}")[0] == 403, foreign
     name = host.check_output("hostname")
-    for own in (name, f"{name}:5000", "localhost:5000", "127.0.0.1:5000"):
+    # A tunnel may begin at another port.
+    for own in (name, f"{name}:5000", "localhost:5000", "localhost:5001", "127.0.0.1:5001"):
         assert request(host, *SEARCH, f"Host: {own}")[0] == 200, own
 
 
