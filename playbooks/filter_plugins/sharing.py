@@ -38,6 +38,7 @@ def sharing_without_secrets(servers: Mapping[str, Mapping], host: str) -> list[s
         name
         for name, given in servers.items()
         if name != host
+        and given.get("mlflow_server_state", "present") == "present"
         and place(given) == place(own)
         and (None in secrets(own) or secrets(given) != secrets(own))
     ]

@@ -966,6 +966,74 @@ def test_who_does_not_answer_is_not_ready(tmp_path):
     assert "/health did not answer" in mlflow_roll.Host().answers(tmp_path / "server.sock")
 
 
+def take_away(world):
+    roll = world.make_roll()
+    if roll.left():
+        with roll.lock():
+            roll.take_away()
+    return roll
+
+
+def what_is_left(world):
+    return sorted(
+        str(path.relative_to(world.root))
+        for path in world.root.rglob("*")
+        if not path.is_dir() and path.name != ".roll.lock"
+    )
+
+
+def test_an_instance_is_taken_away_but_for_what_its_data_are_encrypted_with(world):
+    """Without that file a server made again on the same database cannot read its secrets."""
+    (world.config / "wanted/generated.env").write_text("A=1")
+    world.roll()
+    world.want("two")
+    world.roll()
+    (world.config / "wanted/generated.env").unlink()
+    assert take_away(world).steps[:1] == [
+        "keep generated.env, without which some of the data cannot be read"
+    ]
+    assert world.active() == []
+    assert what_is_left(world) == ["etc/mlflow/wanted/generated.env"]
+    assert (world.config / "wanted/generated.env").read_text() == "A=1"
+    assert take_away(world).steps == [], "a second time there is nothing to do"
+
+
+def test_what_the_data_are_encrypted_with_is_what_served_last(world):
+    """Another text that was wanted since, and that a roll has refused, is nobody's key."""
+    (world.config / "wanted/generated.env").write_text("A=1")
+    world.roll()
+    (world.config / "wanted/generated.env").write_text("A=2")
+    take_away(world)
+    assert (world.config / "wanted/generated.env").read_text() == "A=1"
+
+
+def test_who_is_connected_is_let_go_before_an_instance_is_taken_away(world):
+    world.roll()
+    steps = take_away(world).steps
+    assert steps.index("drain blue") < steps.index("stop blue")
+
+
+def test_a_removal_that_was_killed_is_finished_by_the_next(world, tmp_path):
+    """At each of its steps: what serves is stopped, and nothing is left that would start again."""
+    for number in range(20):
+        each = World(tmp_path / str(number))
+        (each.config / "wanted/generated.env").write_text("A=1")
+        each.roll()
+        each.host.left = number
+        try:
+            take_away(each)
+            killed = False
+        except Killed:
+            killed = True
+        each.host.left = None
+        take_away(each)
+        assert what_is_left(each) == ["etc/mlflow/wanted/generated.env"], number
+        assert each.active() == each.enabled() == []
+        if not killed:
+            return
+    raise AssertionError("it was killed in each case")
+
+
 def test_a_probe_compares_with_the_secret_settings_too(tmp_path, monkeypatch):
     """Else, with the address of the database among the secrets, artifacts are left behind."""
     monkeypatch.setattr(mlflow_roll, "probe_command", lambda *_: ["sh", "-c", "cat >&2"])

@@ -15,11 +15,18 @@ description:
     fails with the journal of the one that did not start.
   - Killed at any point, the next run finishes. Two runs on one host wait for each other.
   - With O(texts) only these change, whatever else is wanted; with O(prove) nothing does.
+  - With O(state=absent) the instance is stopped and taken away. Its data stay, and the secrets that
+    some of these are encrypted with, in C(wanted/generated.env).
 options:
   instance:
     description: Name of the instance. Units, folders and sockets follow from it.
     type: str
     required: true
+  state:
+    description: Whether there is to be such an instance.
+    type: str
+    choices: [present, absent]
+    default: present
   mode:
     description:
       - C(blue_green) starts the new colour beside the old one. C(stop_start) stops the old one
@@ -43,6 +50,11 @@ options:
     description: Seconds for requests in flight on the old colour, and again when it stops.
     type: int
     default: 60
+  names:
+    description: What clients send as Host. A colour that refuses one of them is not ready.
+    type: list
+    elements: str
+    default: []
   texts:
     description:
       - Other texts for some files of what serves, by their names. C(wanted) becomes what serves
@@ -50,11 +62,6 @@ options:
     type: dict
     default: {}
   wipe_idle:
-  names:
-    description: What clients send as Host. A colour that refuses one of them is not ready.
-    type: list
-    elements: str
-    default: []
     description: At the end remove the idle slot, as it holds former secrets.
     type: bool
     default: false
@@ -102,14 +109,16 @@ from ansible.module_utils.mlflow_slot import ask, probe_command, settings_of
 COLOURS = ("blue", "green")
 # Seconds that a colour which serves is given to answer before it is replaced.
 ANSWER_TIMEOUT = 30
+SEARCH = "/api/2.0/mlflow/experiments/search"
 # A unit that ended by itself this often while it should become ready will not become so.
 RESTARTS = 2
 # Of a unit that did not become ready, what an operator is shown.
 JOURNAL_LINES = 40
 # Seconds that steps without a timeout of their own take together at most, for the lock's deadline.
 MARGIN = 90
+# Of an instance that is taken away: secrets that were made on its host alone.
+KEPT = "generated.env"
 # Ubuntu has needrestart restart whatever runs with libraries that were updated.
-SEARCH = "/api/2.0/mlflow/experiments/search"
 NEEDRESTART = r"""# Ansible managed. A restart cuts off requests; site.yml rolls to what is new.
 $nrconf{{override_rc}}{{qr(^{instance}-(blue|green)\.service$)}} = 0;
 """
@@ -216,15 +225,6 @@ class Host:
                 return f"{words[1]} answered {status}: {body[:200]!r}"
         return ""
 
-    def connections(self, path: Path) -> int:
-        """Return how many connections to a unix socket are open or waiting to be accepted.
-
-        The columns of /proc/net/unix are in proc_net_unix(5): the state is the sixth, 02 connecting
-        and 03 connected, the path the eighth.
-        """
-        rows = (line.split() for line in Path("/proc/net/unix").read_text().splitlines())
-        return sum(row[5] in ("02", "03") and row[7:8] == [str(path)] for row in rows)
-
     def refused_name(self, path: Path, names: list[str]) -> str:
         """Return the first name that the server behind a socket is not to be asked by, if any.
 
@@ -234,6 +234,15 @@ class Host:
             if ask(path, "GET", f"{SEARCH}?max_results=1", headers={"Host": name})[0] == 403:
                 return name
         return ""
+
+    def connections(self, path: Path) -> int:
+        """Return how many connections to a unix socket are open or waiting to be accepted.
+
+        The columns of /proc/net/unix are in proc_net_unix(5): the state is the sixth, 02 connecting
+        and 03 connected, the path the eighth.
+        """
+        rows = (line.split() for line in Path("/proc/net/unix").read_text().splitlines())
+        return sum(row[5] in ("02", "03") and row[7:8] == [str(path)] for row in rows)
 
     def memory_available_mb(self) -> int:
         """Return MemAvailable in MB."""
@@ -362,22 +371,22 @@ class Roll:
         root: Path = Path("/"),
         texts: dict | None = None,
         wipe_idle: bool = False,
+        names: list[str] | None = None,
     ):
         self.instance, self.mode, self.memory_mb = instance, mode, memory_mb
         self.allow_artifact_root_change = allow_artifact_root_change
         self.ready_timeout, self.drain_timeout = ready_timeout, drain_timeout
         self.host, self.texts, self.wipe_idle = host, texts or {}, wipe_idle
+        self.names = names or []
         self.config = root / "etc" / instance
         self.wanted = self.config / "wanted"
         self.current = self.config / "current.sock"
         self.units = root / "etc/systemd/system"
-        names: list[str] | None = None,
         self.sockets = root / "run" / instance
         self.needrestart = root / f"etc/needrestart/conf.d/{instance}.conf"
         self.exception = NEEDRESTART.format(instance=instance).encode()
         self.steps: list[str] = []
         # That it has waited for another run is told, and no change.
-        self.names = names or []
         self.waits: list[str] = []
         self.lock_file = None
 
@@ -542,6 +551,52 @@ class Roll:
         for name in names:
             if (self.config / name).exists():
                 shutil.rmtree(self.config / name)
+
+    # Away with it
+
+    def left(self) -> list[Path]:
+        """Return what there is of the instance on the host, but for what stays."""
+        units = [self.units / self.unit(colour) for colour in COLOURS]
+        slots = [self.config / colour for colour in COLOURS]
+        hidden = self.config.glob(".*.new"), self.config.glob(".*.old")
+        wanted = [path for path in self.wanted.glob("*") if path.name != KEPT]
+        all_of_it = [*units, self.needrestart, self.current, *slots, *wanted]
+        all_of_it += [path for some in hidden for path in some]
+        return [path for path in all_of_it if path.is_symlink() or path.exists()]
+
+    def take_away(self) -> None:
+        """Stop both colours and remove all but what stays."""
+        # What the data are encrypted with is what served last, whatever was wanted since.
+        slots = [self.config / name / KEPT for name in (self.serving(), *COLOURS) if name]
+        found = next((path for path in slots if path.exists()), None)
+        kept = self.wanted / KEPT
+        if found and (not kept.exists() or kept.read_bytes() != found.read_bytes()):
+            self.step(f"keep {KEPT}, without which some of the data cannot be read")
+            self.wanted.mkdir(mode=0o750, exist_ok=True)
+            beside = self.config / f".{KEPT}.new"
+            beside.unlink(missing_ok=True)
+            copy_tree(found, beside)
+            beside.replace(kept)
+            sync(self.wanted)
+        for colour in COLOURS:
+            unit = self.unit(colour)
+            if not self.is_idle(colour):
+                self.step(f"drain {colour}")
+                self.drain(colour)
+                self.step(f"stop {colour}")
+                self.host.command("systemctl", "stop", unit)
+            if self.host.show(unit)["ActiveState"] == "failed":
+                self.host.command("systemctl", "reset-failed", unit)
+            if (self.units / unit).exists():
+                self.step(f"disable {colour}")
+                self.host.command("systemctl", "disable", unit)
+        for path in self.left():
+            self.step(f"remove {path}")
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+        self.host.command("systemctl", "daemon-reload")
 
     # Other texts for some files
 
@@ -711,6 +766,12 @@ class Roll:
                 if probed:
                     raise NotReady(probe.stderr.read().strip() or f"its probe exited {probed}")
                 if not why and probed == 0:
+                    if name := self.host.refused_name(self.socket(colour), self.names):
+                        raise NotReady(
+                            f"it refuses {name}, a name by which clients come; take "
+                            "MLFLOW_SERVER_ALLOWED_HOSTS out of mlflow_server_environment, or add "
+                            "the name to it"
+                        )
                     return
                 if self.host.now() >= until:
                     raise NotReady(why or "its probe of the artifact store did not end")
@@ -766,12 +827,6 @@ class Roll:
         """Leave one colour: linked, enabled and alone. Also finishes a roll that was broken off."""
         serving = self.serving()
         idle = self.other(serving)
-                    if name := self.host.refused_name(self.socket(colour), self.names):
-                        raise NotReady(
-                            f"it refuses {name}, a name by which clients come; take "
-                            "MLFLOW_SERVER_ALLOWED_HOSTS out of mlflow_server_environment, or add "
-                            "the name to it"
-                        )
         if self.linked() != serving:
             # Perhaps a first roll that was broken off before the colour was proven.
             self.step(f"link {serving}")
@@ -810,6 +865,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             "instance": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "mode": {
                 "type": "str",
                 "choices": ["blue_green", "stop_start"],
@@ -819,19 +875,30 @@ def main() -> None:
             "allow_artifact_root_change": {"type": "bool", "default": False},
             "ready_timeout": {"type": "int", "default": 120},
             "drain_timeout": {"type": "int", "default": 60},
+            "names": {"type": "list", "elements": "str", "default": []},
             "texts": {"type": "dict", "default": {}, "no_log": True},
             "wipe_idle": {"type": "bool", "default": False},
             "prove": {"type": "dict", "no_log": True},
         },
         supports_check_mode=True,
     )
-    prove = module.params.pop("prove")
+    prove, state = module.params.pop("prove"), module.params.pop("state")
     roll = Roll(host=Host(), **module.params)
     try:
         if prove is not None:
             if not module.check_mode:
                 roll.prove(prove)
             module.exit_json(changed=False, colour=roll.serving(), reasons=[], steps=[])
+        if state == "absent":
+            reasons = [f"{path} is there" for path in roll.left()]
+            if reasons and not module.check_mode:
+                # Perhaps somebody has removed it by hand, and nothing else.
+                roll.config.mkdir(mode=0o750, exist_ok=True)
+                with roll.lock():
+                    roll.take_away()
+            module.exit_json(
+                changed=bool(reasons), colour=roll.serving(), reasons=reasons, steps=roll.steps
+            )
         if module.check_mode:
             reasons = roll.reasons()
         else:
@@ -855,4 +922,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-            "names": {"type": "list", "elements": "str", "default": []},

@@ -14,6 +14,13 @@ description:
     another text of the site, which is loaded, and taken back, like any other change of it.
 options:
   name: {description: Name of the site and of its file., type: str, required: true}
+  state:
+    description: >-
+      Whether there is to be such a site. C(absent) needs its name alone, and leaves nginx itself,
+      other sites, the log and the audit trail.
+    choices: [present, absent]
+    type: str
+    default: present
   content:
     description: >-
       Text of the site. C(@tls@) in it becomes the folder of C(fullchain.pem) and C(privkey.pem),
@@ -825,6 +832,10 @@ class Site:
         for part in re.split(r"(?m)^# configuration file ", dump):
             file, _, text = part.partition(":\n")
             for variable, port in self.ports.items():
+        if self.sizes.exists() and not self.sizes.read_text().startswith(MARKER):
+            raise Refused(
+                f"Wanted {self.sizes} to be this role's, or absent; found another's; rename it."
+            )
                 listen = rf"(?m)^[^#\n]*\blisten\s+([^\s;]+:)?{port}\b"
                 if file != str(self.link) and re.search(listen, text) and not self.names:
                     raise Refused(
@@ -960,6 +971,32 @@ class Site:
         digest = hashlib.sha256(der(text)).hexdigest()[:16]
         return new.replace(self.certificates / f"{self.name}-self_signed-{digest}")
 
+    def remains(self) -> list[Path]:
+        """Return what there is of the site, and of nobody else."""
+        own = [self.link, self.file, self.authority, self.pending, *self.helper_files()]
+        return [path for path in own if os.path.lexists(path)] + self.leftovers("")
+
+    def take_away(self) -> None:
+        """Stop to serve the site, and remove what there is of it."""
+        self.link.unlink(missing_ok=True)
+        if self.installed:
+            code, _, output = self.run(["/usr/sbin/nginx", "-T"])
+            if code:
+                self.link.symlink_to(f"../sites-available/{self.file.name}")
+                output = "; ".join(re.findall(r"\[[a-z]+\] .*", output))
+                raise Refused(
+                    f"Wanted a configuration that nginx accepts without {self.file}; found: "
+                    f"{output}; correct that. The site is still there."
+                )
+        if self.master:
+            self.must("systemctl", "reload", UNIT)
+        self.write_helpers()
+        if self.acme_is_over():
+            self.must("certbot", "delete", "--non-interactive", f"--cert-name={self.name}")
+        # The file last: by it the next run finishes what this one does not.
+        for path in sorted(self.remains(), key=self.file.__eq__):
+            self.remove(path)
+
     def make_pair(
         self, new: Path, file: str, name: str, extensions: str, days: int, *signer: str
     ) -> str:
@@ -1044,6 +1081,9 @@ class Site:
         new.unlink(missing_ok=True)
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as stream:
+                    # When it ran for the last time, which systemd keeps.
+                    stamp = self.root / f"var/lib/systemd/timers/stamp-{path.name}"
+                    stamp.unlink(missing_ok=True)
             stream.write(text)
             os.fchown(stream.fileno(), -1, group)
             os.fchmod(stream.fileno(), mode)
@@ -1123,7 +1163,8 @@ def main():
     modes = ["none", "given", "self_signed", "acme"]
     module = AnsibleModule(
         argument_spec={
-            **{"name": text, "content": text, "listen_address": text},
+            **{"name": text, "content": optional, "listen_address": text},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
             "listen_port": {"type": "int", "required": True},
             "redirect_port": {"type": "int", "default": 0},
             **{"server_names": words, "user_groups": words, "subjects": words, "networks": words},
@@ -1166,3 +1207,10 @@ def main():
 
 if __name__ == "__main__":
     main()
+        if module.params["state"] == "absent":
+            site.look()
+            site.check_files()
+            remains = [str(path) for path in site.remains()]
+            if remains and not module.check_mode:
+                site.take_away()
+            module.exit_json(name=site.name, changed=bool(remains), plan=remains, missing=[])
