@@ -286,3 +286,24 @@ def test_a_server_that_nobody_has_used_holds_nothing(tmp_path):
     made.create_experiment("one")
     for uri in (store, f"{store}?timeout=30", store.replace("sqlite:", "sqlite+pysqlite:")):
         assert served(tmp_path, store=uri)["holds"]
+
+
+def test_every_instance_of_the_host_is_told_and_whether_it_serves(tmp_path):
+    """Of one that was taken away the secrets stay, and nothing that could serve."""
+    for path in ("mlflow/blue", "mlflow-a/green", "mlflow-gone/wanted", "mlflow_x/blue", "other"):
+        (tmp_path / path).mkdir(parents=True)
+    (tmp_path / "mlflow/current.sock").symlink_to("/run/mlflow/blue/server.sock")
+    assert mlflow_host_info.instances(tmp_path) == {"mlflow": True, "mlflow-a": False}
+
+
+def test_releases_that_no_slot_of_any_instance_has_are_told(tmp_path):
+    """That of another instance is in use, and what is not named as a release is none."""
+    store = tmp_path / "releases"
+    names = [f"3.{number}.0-cp313-0123abcd" for number in range(4)]
+    for name in [*names, "lost+found", ".lock"]:
+        (store / name).mkdir(parents=True)
+    for slot, name in {"mlflow/blue": 0, "mlflow/wanted": 0, "mlflow-a/green": 1}.items():
+        (tmp_path / "etc" / slot).mkdir(parents=True)
+        (tmp_path / "etc" / slot / "release").symlink_to(store / names[name])
+    assert mlflow_host_info.releases_unused(tmp_path / "etc/mlflow") == names[2:]
+    assert mlflow_host_info.releases_unused(tmp_path / "etc/mlflow-new") == []

@@ -23,6 +23,7 @@ class Server:
         self.admins = {"admin"}
         self.grants: dict[tuple, str] = {}
         self.experiments = {"forecast": "7"}
+        self.deleted: set[str] = set()
         self.models = {"sales"}
         # Those that an administrator made: who is in them, and what they permit.
         self.roles: dict[str, tuple[set, dict[tuple, str]]] = {}
@@ -57,8 +58,10 @@ class Server:
             return 500, {"message": "the database is away"}
         if what == "experiments/get-by-name":
             number = self.experiments.get(fields["experiment_name"])
-            found = {"experiment": {"experiment_id": number}} if number else {"message": "none"}
-            return 200 if number else 404, found
+            if not number:
+                return 404, {"message": "none"}
+            stage = "deleted" if number in self.deleted else "active"
+            return 200, {"experiment": {"experiment_id": number, "lifecycle_stage": stage}}
         if what == "registered-models/get":
             found = {"registered_model": fields} if fields["name"] in self.models else {}
             return 200 if found else 404, found
@@ -261,6 +264,28 @@ def test_what_is_named_and_not_there_is_made_as_the_administrators():
     assert "never" not in [*server.experiments, *server.models] and "hello" not in server.models
     server.writes.clear()
     assert run(server, ada, bob).plan == [] == server.writes
+
+
+def test_a_deleted_experiment_is_reported():
+    """MLflow finds it by its name, and refuses whoever would log to it. Who may delete it is who
+    holds MANAGE, so it is no reason to keep the front from getting another certificate.
+    """
+    server = Server()
+    ada = user(permissions={"experiment": {"forecast": "EDIT"}})
+    assert run(server, ada).deleted == []
+    server.deleted = set(server.experiments.values())
+    assert run(server, ada).deleted == ["forecast (7)"]
+
+
+def test_who_was_taken_out_of_the_list_is_reported():
+    """They can log in as before, and nobody would know."""
+    server = Server()
+    run(server, user("ada"), user("bob"))
+    assert run(server, user("ada")).others == ["bob"]
+    assert run(server, user("ada"), user("bob", state="absent")).others == []
+    # Where there is no list, users are made in MLflow's pages.
+    run(server, user("bob"))
+    assert run(server).others == []
 
 
 def test_each_name_is_looked_up_once_and_all_permissions_come_by_one_request():
@@ -530,7 +555,8 @@ def test_who_runs_it_is_warned_of_what_nobody_else_would_see(monkeypatch, capsys
         said = json.loads(capsys.readouterr().out)
         assert (said["changed"], said["plan"]) == (bool(plan), plan)
         assert said["unlisted"] == unlisted
-        first, second = warnings.pop(0), warnings.pop(0)
+        first, other, second = (warnings.pop(0) for _ in range(3))
+        assert "found that mallory can log in, too" in other
         assert "found that former may" in first
         assert f"found {unlisted[0]}; list them, or take them away" in second
     server.serves = False

@@ -69,6 +69,14 @@ started:
   type: float
   returned: always
 others: {description: Processes of the colour that does not serve., type: list, returned: always}
+instances:
+  description: Whether it serves, by the name of each instance on the host.
+  type: dict
+  returned: always
+releases_unused:
+  description: Names of the releases that are beside that of the slot and in no slot.
+  type: list
+  returned: always
 """
 
 import configparser
@@ -86,6 +94,9 @@ from pathlib import Path
 from ansible.module_utils.basic import AnsibleModule
 
 GROUPS = Path("/sys/fs/cgroup")
+# As the role mlflow_venv calls them.
+RELEASE = re.compile(r"^[0-9].*-cp[0-9]+-[0-9a-f]{8}$")
+INSTANCE = re.compile(r"mlflow(-[a-z0-9]+)*$")
 # nginx's user, Debian's and nginx.org's: it stays in the group of a service user who was removed.
 FRONTS = {"www-data", "nginx"}
 
@@ -259,6 +270,29 @@ def serving(instance: str, config: Path) -> dict:
     return found
 
 
+def instances(etc: Path = Path("/etc")) -> dict[str, bool]:
+    """Return whether each instance on the host serves. One that was taken away has no slot."""
+    found = [path for path in etc.glob("mlflow*") if INSTANCE.match(path.name)]
+    return {
+        path.name: (path / "current.sock").is_symlink()
+        for path in sorted(found)
+        if any((path / part).exists() for part in ("blue", "green"))
+    }
+
+
+def releases_unused(config: Path) -> list[str]:
+    """Return the releases beside those of an instance that no slot of the host's names."""
+    links = {}
+    for link in config.parent.glob("mlflow*/*/release"):
+        # A roll may replace a slot meanwhile.
+        with contextlib.suppress(OSError):
+            links[link] = Path(os.readlink(link))
+    folders = {path.parent for link, path in links.items() if config in link.parents}
+    found = [path for folder in folders if folder.is_dir() for path in folder.iterdir()]
+    used = set(links.values())
+    return sorted(path.name for path in found if RELEASE.search(path.name) and path not in used)
+
+
 def has_user(user: str, home: str) -> bool:
     """Tell whether the service user is there, and as it was made."""
     try:
@@ -298,6 +332,8 @@ def main() -> None:
                 user,
             ]
         ),
+        instances=instances(config.parent),
+        releases_unused=releases_unused(config),
         foreign=foreign(user, home, [str(folder) for folder in root_folders]),
         **serving(user, config),
     )

@@ -14,8 +14,8 @@ description:
   - Experiments and registered models that are named with a permission, and are not there yet, are
     made as the administrator's. One that is there, and on which a user without a permission listed
     for it holds C(MANAGE), is refused before anything is changed.
-  - Users, permissions and roles that are not listed are left alone. Permissions on C(*) among them
-    are told.
+  - Users, permissions and roles that are not listed are left alone. Users and permissions on C(*)
+    among them are reported.
 options:
   instance: {description: Name of the instance., type: str, default: mlflow}
   admin: {description: Name of the administrator., type: str, default: admin}
@@ -172,6 +172,8 @@ class Users:
         self.wrong: list[str] = []
         self.plan: list[str] = []
         self.mighty: list[str] = []
+        self.others: list[str] = []
+        self.deleted: list[str] = []
         self.unlisted: list[str] = []
 
     def run(self) -> None:
@@ -202,6 +204,11 @@ class Users:
         # With their roles, and so with all that each may do.
         found = {user["username"]: user for user in self.call("GET", LIST)["users"]}
         known = {self.login[0], *(user["name"] for user in self.wanted)}
+        # Without a list an administrator looks after them.
+        if self.wanted:
+            self.others = [
+                name for name in found if name not in known and not found[name]["is_admin"]
+            ]
         self.mighty = [name for name in found if found[name]["is_admin"] and name not in known]
         others = [user for user in found.values() if not self.is_mighty_or_gone(user)]
         self.refuse_owners(others)
@@ -311,7 +318,11 @@ class Users:
                 f"Wanted to look up the {kind} {name}; found that the server answered {status}: "
                 f"{answer.get('message', answer)}; fix that and run again."
             )
-        return answer[kind]
+        found = answer[kind]
+        # MLflow finds it by its name. Whoever holds MANAGE may have deleted it.
+        if found.get("lifecycle_stage") == "deleted":
+            self.deleted.append(f"{name} ({found['experiment_id']})")
+        return found
 
     def number(self, kind: str, name: str) -> str | None:
         """Return how the server calls a resource; None for an experiment that is not there."""
@@ -456,6 +467,17 @@ def main() -> None:
         module.warn(
             "Wanted administrators that are listed; found that "
             f"{', '.join(users.mighty)} may do everything, too; list them, or with state: absent."
+        )
+    if users.deleted:
+        module.warn(
+            "Wanted experiments for the users that are listed with them; found deleted: "
+            f"{', '.join(users.deleted)}, so nobody can log there; restore each by its number with "
+            "`mlflow experiments restore --experiment-id`, or take it out of the list."
+        )
+    if users.others:
+        module.warn(
+            "Wanted users that are listed in mlflow_server_users; found that "
+            f"{', '.join(users.others)} can log in, too; list them, or with state: absent."
         )
     if users.unlisted:
         module.warn(
