@@ -37,6 +37,7 @@ FILES = {"aws_shared_credentials_file": 1000, "database.env": 1000}
 # What a host answers, and a rotation finds, when there is nothing to refuse.
 LOOK = {
     **{"systemd": True, "init": "systemd", "foreign": [], "place": "here mlflow", "serves": {}},
+    **{"instances": {}, "releases_unused": []},
     **{"memory_mb": 4000, "cores": 2, "disk_mb": 50_000},
     **{"serving": "blue", "started": 1000.5, "installed": 999.5, "others": [], "login": "mlflow_a"},
     **{"access_key_id": "AKIANEW", "slots": {"blue": {"login": "mlflow_a", "files": FILES}}},
@@ -52,6 +53,7 @@ GIVEN = {
         "rotation": ["server"],
     },
     "mlflow_server_look": LOOK,
+    "__nginx_preflight": {"former_listen": ""},
     "mlflow_client_user": "ada",
     "aws_credentials_keys": {"replaced": ["AKIAOLD"]},
     "rotation_database": "db:5432/mlflow",
@@ -410,6 +412,42 @@ BROKEN = {
             DATABASE | {"groups": {"mlflow": ["server", "other"]}, "hostvars": {"other": DATABASE}},
             "found other with the database of server and without the same; set both for all",
         ),
+        (
+            DATABASE
+            | {
+                "mlflow_server_database_host": "other",
+                "groups": {"mlflow": ["server"], "database": ["other"]},
+            },
+            "found no postgresql_allowed_networks for other, so it would listen to itself alone",
+        ),
+        (
+            DATABASE
+            | {
+                "mlflow_server_database_host": "other",
+                "groups": {"mlflow": ["server"], "database": ["other"]},
+                "hostvars": {"other": {"postgresql_allowed_networks": ["10.0.0.0/8"]}},
+                "postgresql_admin_password": SECRET,
+            },
+            "found one for server, whose database is on other; take it out",
+        ),
+        (
+            {
+                "nginx_server_names": ["*.example.com", "MLflow.example.com", "a.example.com"],
+                "mlflow_server_public_names": ["A.example.com"],
+            },
+            "found mlflow.example.com in the first alone; add",
+        ),
+        (
+            look(serves=SERVES) | {"__nginx_preflight": {"former_listen": "0.0.0.0:443"}},
+            "found that it serves at 0.0.0.0:443, and all who come there would be cut off; is this",
+        ),
+        (
+            look(serving="", instances={"mlflow-team-a": True, "mlflow-team-b": False}),
+            "found that mlflow-team-a serves on this host, which the inventory does not name",
+        ),
+    ],
+    ("playbooks/mlflow.yml", "Refuse a name that no server of ours has"): [
+        ({"mlflow_server_instance": "default"}, "mlflow_server_instance: default; correct it"),
     ],
     ("playbooks/mlflow.yml", "Refuse two names for one instance"): [
         (
@@ -628,6 +666,37 @@ HELD = {
         {},
         {"mlflow_server_authentication": "front", "nginx_users": [USER]},
         DATABASE | {"postgresql_admin_password": SECRET},
+        DATABASE
+        | {
+            "mlflow_server_database_host": "other",
+            "groups": {"mlflow": ["server"], "database": ["other"]},
+            "hostvars": {"other": {"postgresql_allowed_networks": ["10.0.0.0/8"]}},
+        },
+        {
+            "nginx_server_names": ["a.example.com", "localhost", "127.0.0.1", "_", "", "a.*", ".b"],
+            "mlflow_server_public_names": ["A.example.com"],
+        },
+        {
+            "nginx_server_names": ["a.example.com"],
+            "mlflow_server_environment": {"MLFLOW_SERVER_ALLOWED_HOSTS": "*.example.com"},
+        },
+        *(
+            look(serves=serves)
+            | {"__nginx_preflight": {"former_listen": former}, "mlflow_server_listen_address": now}
+            | {"mlflow_server_allow_anonymous": True, "mlflow_server_allow_replacement": meant}
+            for serves, former, now, meant in [
+                (SERVES, "127.0.0.1:5000", "127.0.0.1", False),
+                (SERVES, "[::1]:5000", "::1", False),
+                (SERVES, "[::]:443", "10.0.0.1", False),
+                (SERVES, "[::]:443", "127.0.0.1", True),
+                (SERVES | {"holds": False}, "0.0.0.0:443", "127.0.0.1", False),
+                ({}, "", "127.0.0.1", False),
+            ]
+        ),
+        look(serving="", instances={"mlflow": True, "mlflow-team-b": False}),
+        look(serving="", instances={"mlflow-team-a": True})
+        | {"mlflow_server_allow_replacement": True},
+        look(serving="blue", instances={"mlflow-team-a": True}),
         DATABASE
         | ENCRYPTING
         | {

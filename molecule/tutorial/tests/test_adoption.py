@@ -73,6 +73,8 @@ TAKE_OVER = {
     "mlflow_server_database_owner": "tutor",
     "mlflow_server_database_owner_password": "byhand",
     "mlflow_server_database_logins": [{"name": "adopted_a", "password": "new one"}],
+    # Beside a server that the inventory has under its usual name.
+    "mlflow_server_allow_replacement": True,
     # For each host of the inventory, as extra variables are; so all of them have this database.
     "mlflow_server_secret_environment": {
         "MLFLOW_CRYPTO_KEK_PASSPHRASE": "canary-kek-passphrase",
