@@ -305,6 +305,7 @@ def test_iptables_that_let_nobody_in_are_reported_with_what_to_do(host):
         ("-p tcp -m tcp --dport 22 -j services", False),
         ("-m conntrack --ctstate RELATED,ESTABLISHED -j ACCEPT", False),
         ("-p tcp -m tcp --dport 443 -j LOG", False),
+        ('-p tcp -m comment --comment "the \\"web\\"" -m tcp --dport 443 -j ACCEPT', True),
         ("-j nowhere", False),
         ("-j itself", False),
     ],
@@ -333,6 +334,10 @@ def test_a_rule_of_iptables_lets_in_or_not(host, rule, admits, end):
         "-P INPUT ACCEPT\n-A INPUT -p tcp -m multiport --dports 22 -j f2b-sshd\n"
         "-A f2b-sshd -s 192.0.2.1/32 -j REJECT\n-A f2b-sshd -j RETURN\n",
         "-P INPUT ACCEPT\n-A INPUT -s 192.0.2.1/32 -j DROP\n-A INPUT -p udp -j DROP\n",
+        "-P INPUT DROP\n-A INPUT -j X\n-A X -s 10.0.0.0/8 -j RETURN\n-A X -j DROP\n"
+        "-A INPUT -p tcp -m tcp --dport 443 -j ACCEPT\n"
+        "-A INPUT -p tcp -m tcp --dport 80 -j ACCEPT\n",
+        '-P INPUT DROP\n-A INPUT -m comment --comment "unbalanced -j ACCEPT\n-A INPUT -j ACCEPT\n',
         "",
     ],
 )

@@ -66,7 +66,7 @@ class FakeHost:
         self.enabled = True
         self.masked = False
         self.timers, self.served = set(), {}
-        self.acme_answer = 0
+        self.acme_answer = ""
         self.group_members = {"mlflow": []}
         self.processes = {}
         self.next_pid, self.clock = 100, 0
@@ -297,7 +297,7 @@ class FakeHost:
 
     def certbot(self, options):
         if self.acme_answer:
-            return 1, "", "  Detail: 192.0.2.1: Connection refused\n"
+            return 1, "", f"  Detail: {self.acme_answer}\n"
         shutil.rmtree(self.live, ignore_errors=True)
         os.makedirs(self.live)
         make_pair(self.live, options["--domain"])
@@ -609,6 +609,12 @@ EC2 = "ec2-203-0-113-254.ap-southeast-2.compute.amazonaws.com"
 SIZE = "server_names_hash_bucket_size"
 
 
+def sizes(host):
+    """Return what the role says of names."""
+    file = host.file("conf.d/server_names.conf")
+    return re.findall(rf"(?m)^{SIZE} (\d+);$", file.read_text()) if file.exists() else []
+
+
 @pytest.mark.parametrize(
     ("length", "size"),
     [(9, None), (46, None), (47, 128), (110, 128), (111, 256), (238, 256)],
@@ -617,8 +623,7 @@ def test_a_long_name_is_served(host, length, size):
     """As long as nginx takes it without a word, nothing is said; EC2's own are longer."""
     name = f"{'a' * (length - 2)}.x"
     host.ensure(names=["b.x", name])
-    said = re.findall(rf"(?m)^{SIZE} (\d+);$", host.file("sites-enabled/mlflow").read_text())
-    assert said == [str(size)] * bool(size)
+    assert sizes(host) == [str(size)] * bool(size)
     assert host.ensure(names=["b.x", name]) == []
 
 
@@ -629,11 +634,11 @@ def test_a_size_for_names_that_another_file_sets_is_the_only_one(host, file):
     text = f"user www-data;\n# {SIZE} 64;\nhttp {{\ninclude conf.d/*.conf;\n"
     host.file("nginx.conf").write_text(f"{text}include /etc/nginx/sites-enabled/*;\n}}\n")
     host.ensure(names=[EC2])
-    assert SIZE in host.file("sites-enabled/mlflow").read_text()
+    assert sizes(host) == ["128"]
     with open(host.file(file), "a") as stream:
         stream.write(f"{SIZE} 128;\n")
-    assert host.ensure(names=[EC2]) == ["site", "reload"]
-    assert SIZE not in host.file("sites-enabled/mlflow").read_text()
+    assert host.ensure(names=[EC2]) == ["names", "reload"]
+    assert sizes(host) == []
     assert host.ensure(names=[EC2]) == []
 
 
@@ -642,13 +647,43 @@ def test_names_of_two_sites_need_one_size(host):
     other = host.file("sites-enabled/other")
     other.write_text(f"{SIZE} 128;\nserver {{ listen 127.0.0.1:80; server_name {EC2}; }}")
     host.ensure(names=[f"a{EC2}"])
-    assert SIZE not in host.file("sites-enabled/mlflow").read_text()
+    assert sizes(host) == []
     other.unlink()
-    assert host.ensure(names=[f"a{EC2}"]) == ["site", "reload"]
+    assert host.ensure(names=[f"a{EC2}"]) == ["names", "reload"]
     other.write_text(f"server {{ listen 127.0.0.1:80; server_name {EC2}; }}")
     host.ensure(names=["b.example"])
-    assert f"{SIZE} 128;" in host.file("sites-enabled/mlflow").read_text()
+    assert sizes(host) == ["128"]
     assert host.ensure(names=["b.example"]) == []
+    # The site goes, and nginx still starts.
+    take_away(host)
+    assert sizes(host) == ["128"] and host.test()[0] == 0
+
+
+def test_a_site_that_others_need_is_not_taken_away(host):
+    """nginx would serve on with what it has loaded, and not start again after a reboot."""
+    host.ensure()
+    host.file("sites-enabled/other").write_text("broken")
+    with pytest.raises(Refused, match="accepts without .*; found: .*unknown directive"):
+        take_away(host)
+    assert host.file("sites-enabled/mlflow").resolve() == host.file("sites-available/mlflow")
+
+
+def test_a_site_of_somebody_else_is_not_taken_away(host):
+    """It may have had the name before."""
+    host.file("sites-available/mlflow").write_text("server {}\n")
+    with pytest.raises(Refused, match="sites-available/mlflow to be this role's"):
+        take_away(host)
+    assert host.file("sites-available/mlflow").exists()
+
+
+def test_another_ca_is_made_with_a_warning_alone_and_not_while_the_former_fits(host):
+    """Its folder may have been lost in a restore; clients trust what it has signed."""
+    given = {"tls": "self_signed", "subjects": ["a.example"]}
+    host.ensure(**given)
+    shutil.rmtree(host.file("tls/mlflow-ca"))
+    assert host.ensure(**given) == []
+    site = host.site(**given | {"subjects": ["b.example"]})
+    assert any("clients that trust the former certificate" in step for step in site.plan())
 
 
 def test_a_file_of_that_name_by_another_is_refused(host):
@@ -1031,7 +1066,7 @@ def test_a_move_to_a_ca_that_is_taken_back_leaves_the_former_certificate(host, o
 
 def test_what_is_served_until_an_acme_server_answers_needs_no_ca(host):
     """Nobody is given it, and its key would stay. Nor is it kept for those who are given one."""
-    host.acme_answer, made = 1, set()
+    host.acme_answer, made = "no", set()
     for _ in range(2):
         with pytest.raises(Refused):
             host.ensure(**ACME)
@@ -1227,12 +1262,12 @@ def test_a_given_certificate_is_served_until_the_acme_server_answers(host, pairs
     """Clients that trust it would otherwise lose it to a slip in the DNS."""
     given = pairs("b.example")
     host.ensure(**given)
-    host.acme_answer = 1
+    host.acme_answer = "192.0.2.1: Connection refused"
     for _ in range(2):
         with pytest.raises(nginx_site.Refused, match="Wanted a certificate for b.example"):
             host.ensure(**ACME)
         assert serves(host, given["certificate"])
-    host.acme_answer = 0
+    host.acme_answer = ""
     host.ensure(**ACME)
     assert not serves(host, given["certificate"])
 
@@ -1245,12 +1280,27 @@ def test_another_name_or_server_is_another_certificate(host, change):
 
 
 def test_a_server_that_gives_none_is_reported_and_the_site_serves(host):
-    host.acme_answer = 1
+    host.acme_answer = "192.0.2.1: Connection refused"
     with pytest.raises(Refused, match="Connection refused; see that port 80 of these names"):
         host.ensure(**ACME)
     assert host.served[5000]
-    host.acme_answer = 0
+    host.acme_answer = ""
     assert host.ensure(**ACME) == ["acme"]
+
+
+@pytest.mark.parametrize(
+    ("said", "remedy"),
+    [
+        ("Please choose an account", "cli.ini, and see"),
+        ("Error creating new order :: too many certificates already issued", "wait as long as"),
+        ("2001:db8::1: Invalid response: 404", "AAAA"),
+    ],
+)
+def test_what_an_acme_server_says_leads_to_what_to_do(host, said, remedy):
+    """Port 80 is open in each of these cases."""
+    host.acme_answer = said
+    with pytest.raises(Refused, match=remedy):
+        host.ensure(**ACME)
 
 
 def test_certbot_does_not_go_on_with_what_is_no_longer_served(host, pairs):
@@ -1411,3 +1461,81 @@ def test_a_change_of_certificate_killed_anywhere_is_finished(tmp_path, monkeypat
             count = {"none": 0, "self_signed": 2}.get(mode, 1)
             assert len(stored(host)) == count, stored(host)
             assert not list(root.glob("etc/**/*.new"))
+
+
+def take_away(host):
+    site = host.site()
+    site.look()
+    site.check_files()
+    remains = site.remains()
+    if remains:
+        site.take_away()
+    return remains
+
+
+def files_of(host):
+    """Return what there is of nginx's files and of what looks after them."""
+    folders = [host.root / name for name in ("etc/nginx", "etc/systemd", "usr", "run")]
+    return sorted(
+        str(path.relative_to(host.root))
+        for folder in folders
+        for path in folder.rglob("*")
+        if not path.is_dir()
+    )
+
+
+def test_a_site_is_taken_away_and_others_are_left_alone(tmp_path, monkeypatch):
+    """Killed anywhere, the next run finishes: nothing listens for it, and no timer looks for it."""
+    for step in range(100):
+        root = tmp_path / str(step)
+        root.mkdir()
+        with monkeypatch.context() as patch:
+            host = FakeHost(root, patch)
+            host.start_nginx()
+            other = host.file("sites-available/other")
+            other.write_text("server { listen 127.0.0.1:8080; }\n")
+            host.file("sites-enabled/other").symlink_to("../sites-available/other")
+            before = files_of(host)
+            host.ensure(tls="self_signed", subjects=["a.example"], helpers=HELPERS)
+            assert len(files_of(host)) > len(before) + 5
+            host.left = step
+            try:
+                take_away(host)
+            except Killed:
+                host.left = None
+            else:
+                host.left = None
+                assert step > 5
+                assert take_away(host) == []
+                return
+            take_away(host)
+            assert files_of(host) == before
+            assert host.timers == set()
+            assert host.loaded == host.sites()
+            assert host.listens() == [("127.0.0.1", 8080)]
+
+
+@pytest.mark.parametrize(
+    ("extension", "chain", "warned"),
+    [
+        ("authorityKeyIdentifier=keyid", True, []),
+        ("authorityKeyIdentifier=keyid", False, ["has no chain after it"]),
+        ("authorityKeyIdentifier=none", True, ["has no Authority Key Identifier"]),
+    ],
+)
+def test_what_python_refuses_of_a_given_certificate_is_reported(
+    host, tmp_path, extension, chain, warned
+):
+    """Whoever looks with a browser or curl finds nothing wrong with it."""
+    ca, leaf = tmp_path / "ca", tmp_path / "leaf"
+    for folder in (ca, leaf):
+        folder.mkdir()
+    make_pair(ca, "ca")
+    signed = ["-CA", ca / "fullchain.pem", "-CAkey", ca / "privkey.pem", "-addext", extension]
+    make_pair(leaf, "a.example", *signed)
+    certificate = (leaf / "fullchain.pem").read_text()
+    certificate += (ca / "fullchain.pem").read_text() * chain
+    given = {"tls": "given", "certificate": certificate, "subjects": ["a.example"]}
+    site = host.site(**given, key=(leaf / "privkey.pem").read_text())
+    assert len(site.warnings) == len(warned), site.warnings
+    assert all(words in said for words, said in zip(warned, site.warnings, strict=True))

@@ -25,8 +25,9 @@ options:
     description: >-
       Text of the site. C(@tls@) in it becomes the folder of C(fullchain.pem) and C(privkey.pem),
       C(@users@) the file of C(users), C(@acme@) the folder in which certbot answers.
+      Needed for a site that is to be there.
     type: str
-    required: true
+    default: ''
   listen_address: {description: IPv4 or IPv6 address in the text., type: str, required: true}
   listen_port: {description: Port in the text., type: int, required: true}
   redirect_port: {description: Second port in the text. 0 is none., type: int, default: 0}
@@ -152,6 +153,22 @@ authorityKeyIdentifier = keyid
 subjectAltName = {subjects}
 """
 END = "-----END CERTIFICATE-----"
+
+
+# The name of that extension in a certificate: 2.5.29.35, RFC 5280.
+AUTHORITY_KEY_IDENTIFIER = bytes.fromhex("0603551d23")
+# What certbot and its server say, and what to do about it.
+ACME_REMEDIES = {
+    "choose an account": "name one, as `account = …`, in /etc/letsencrypt/cli.ini",
+    "rateLimited|too many": (
+        "wait as long as it says, and try with the directory of the server's staging first"
+    ),
+    r"Detail: [0-9a-f]*:[0-9a-f:]+: ": (
+        "take the AAAA records of these names away, or set nginx_listen_address to ::, as the "
+        "server comes by IPv6"
+    ),
+}
+ACME_REMEDY = "see that port 80 of these names reaches this host"
 
 
 class Refused(Exception):
@@ -287,6 +304,7 @@ class Site:
         self.proc, self.etc = root / "proc", root / "etc/nginx"
         self.file = self.etc / "sites-available" / self.name
         self.link = self.etc / "sites-enabled" / self.name
+        self.sizes = self.etc / "conf.d/server_names.conf"
         # Names the running nginx as one that has not loaded the site. Made before the site is, so
         # that a killed run leaves it; an nginx that has started since has read the site anyway.
         self.pending = root / f"run/nginx-site-{self.name}.pending"
@@ -405,7 +423,18 @@ class Site:
         if foreign:
             self.warnings.append(
                 f"nginx_tls_certificate is for {', '.join(sorted(given.subjects)) or 'no name'}, "
-                f"and not for {', '.join(foreign)}: who comes by that name refuses it."
+                f"and not for {', '.join(foreign)}: clients using that name will reject it."
+            )
+        # Browsers and curl get along without these.
+        if not given.has_signed_itself and certificate.count("-----BEGIN CERT") == 1:
+            self.warnings.append(
+                "nginx_tls_certificate has no chain after it: unless a root signed it, Python's "
+                "clients refuse it. Append the intermediate certificates of its authority."
+            )
+        if not given.has_signed_itself and AUTHORITY_KEY_IDENTIFIER not in der(certificate):
+            self.warnings.append(
+                "nginx_tls_certificate has no Authority Key Identifier: clients on Python 3.13 and "
+                "newer refuse it. Have its authority issue one that has."
             )
 
     def check_subjects(self) -> None:
@@ -526,7 +555,9 @@ class Site:
         text = self.params["content"].replace("@tls@", str(folder or "(to be made)"))
         text = text.replace("@users@", str(self.passwords)).replace("@acme@", str(self.webroot))
         text = text.replace("@audit@", str(self.trail))
-        self.content = MARKER + self.bucket_size() + text
+        self.content = MARKER + text
+        size = self.bucket_size()
+        self.wanted_sizes = f"{MARKER}{size}" if size else None
 
     def configuration(self) -> dict[Path, str]:
         """Return the texts of nginx's files, this site's left out, without comments, by path.
@@ -536,7 +567,7 @@ class Site:
         todo, found = [self.etc / "nginx.conf"], {}
         while todo:
             path = todo.pop()
-            if path in found or path == self.link or not path.is_file():
+            if path in found or path in (self.link, self.sizes) or not path.is_file():
                 continue
             found[path] = re.sub(r"#.*", "", path.read_text(errors="replace"))
             for pattern in re.findall(r"\binclude\s+[\"']?([^\s;\"']+)", found[path]):
@@ -547,8 +578,8 @@ class Site:
     def bucket_size(self) -> str:
         """Return the directive without which nginx refuses long names, nothing without any.
 
-        There may be one in all files. So another's stays the only one, and this site's serves for
-        the names of others, too.
+        There may be one in all files, so another's stays the only one. Ours is in a file that no
+        site owns, as it serves for the names of all.
         """
         text, size = "\n".join(self.configuration().values()), BUCKET
         if "server_names_hash_bucket_size" in text:
@@ -613,12 +644,19 @@ class Site:
         if self.tls == "none":
             return ["clients that come by https are cut off, as the site moves to nginx_tls: none"]
         # Others of the same kind are signed by who has signed the former.
-        renews = folder not in (self.pair, self.acme) and pair and pair.has_signed_itself
+        renews = folder not in (self.pair, self.acme) and pair and self.is_of_another(folder, pair)
         if not moves and not renews:
             return []
         remedy = f"; give them {self.trust()}, which stays the same" if self.trust() else ""
         why = f"as the site moves to nginx_tls: {self.tls}" if moves else "as another is served"
         return [f"clients that trust the former certificate alone are cut off, {why}{remedy}"]
+
+    def is_of_another(self, folder: Path, pair: Certificate) -> bool:
+        """Tell whether a certificate was not signed by the CA that signs the next one."""
+        file = self.authority / "ca.pem"
+        authority = file.read_text().strip() if file.exists() else ""
+        ours = folder.name.startswith(f"{self.name}-self_signed-")
+        return pair.has_signed_itself or ours and self.issuer(folder) != authority
 
     def before(self) -> Path | None:
         """Return the folder of the certificate that the site on the host names."""
@@ -643,8 +681,9 @@ class Site:
         authority = file.read_text().strip() if file.exists() else ""
         for folder in sorted(self.certificates.glob(f"{self.name}-self_signed-*")):
             pair, issuer = self.read_pair(folder), self.issuer(folder)
-            # One that a former release has made has no CA: clients trust it while it is served.
-            known = issuer == authority if issuer else str(folder) in text
+            # One that a former release has made has no CA: clients trust it while it is served, as
+            # they do one whose CA's folder is gone.
+            known = issuer == authority if issuer and authority else str(folder) in text
             fits = pair and pair.days > RENEW_DAYS and pair.subjects == self.subjects
             # Nobody trusts what is served until the ACME server has answered.
             if fits and (known or self.tls == "acme"):
@@ -749,7 +788,7 @@ class Site:
         if str(self.acme) in text and self.acme.is_symlink():
             named.append(os.readlink(self.acme))
         ours = (
-            rf"{re.escape(self.name)}(-(given|self_signed))?-([0-9a-f]{{16}}|acme)(\.(new|hook))?"
+            rf"{re.escape(self.name)}(-acme|(-(given|self_signed))?-[0-9a-f]{{16}})(\.(new|hook))?"
         )
         there = [*self.certificates.glob("*"), *self.accounts.glob("*")]
         return [
@@ -793,6 +832,10 @@ class Site:
                     f"Wanted {folder} to be root's alone; found user {folder.stat().st_uid} and "
                     f"mode {folder.stat().st_mode & 0o777:04o}; make it root's, with mode 0755."
                 )
+        if self.sizes.exists() and not self.sizes.read_text().startswith(MARKER):
+            raise Refused(
+                f"Wanted {self.sizes} to be this role's, or absent; found another's; rename it."
+            )
         foreign = self.file.is_symlink() or not (self.text() or MARKER).startswith(MARKER)
         elsewhere = os.path.lexists(self.link) and self.link.resolve() != self.file.resolve()
         if foreign or elsewhere:
@@ -832,10 +875,6 @@ class Site:
         for part in re.split(r"(?m)^# configuration file ", dump):
             file, _, text = part.partition(":\n")
             for variable, port in self.ports.items():
-        if self.sizes.exists() and not self.sizes.read_text().startswith(MARKER):
-            raise Refused(
-                f"Wanted {self.sizes} to be this role's, or absent; found another's; rename it."
-            )
                 listen = rf"(?m)^[^#\n]*\blisten\s+([^\s;]+:)?{port}\b"
                 if file != str(self.link) and re.search(listen, text) and not self.names:
                     raise Refused(
@@ -867,6 +906,8 @@ class Site:
         self.choose()
         files = ["certificate"] * (not self.has_certificate()) + ["users"] * (not self.has_users())
         files += ["audit"] * (not self.has_trail())
+        sizes = self.sizes.read_text() if self.sizes.exists() else None
+        files += ["names"] * (sizes != self.wanted_sizes)
         after = ["helpers"] * (not self.has_helpers()) + ["acme"] * self.acme_is_due()
         after += ["end acme"] * self.acme_is_over()
         after += ["sweep"] * bool(self.leftovers(self.content))
@@ -882,7 +923,7 @@ class Site:
         if (
             differs
             or missing
-            or {"certificate", "audit"} & {*files}
+            or {"certificate", "audit", "names"} & {*files}
             or self.is_pending()
             or not self.serves()
         ):
@@ -903,6 +944,8 @@ class Site:
                 self.write_certificate()
             if "users" in plan:
                 self.write_users()
+            if "names" in plan:
+                self.write_sizes()
             if "audit" in plan:
                 self.trail.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self.trail.chmod(0o700)
@@ -927,6 +970,32 @@ class Site:
         if "end acme" in plan:
             self.must("certbot", "delete", "--non-interactive", f"--cert-name={self.name}")
         self.sweep(self.content)
+
+    def remains(self) -> list[Path]:
+        """Return what there is of the site, and of nobody else."""
+        own = [self.link, self.file, self.authority, self.pending, *self.helper_files()]
+        return [path for path in own if os.path.lexists(path)] + self.leftovers("")
+
+    def take_away(self) -> None:
+        """Stop to serve the site, and remove what there is of it."""
+        self.link.unlink(missing_ok=True)
+        if self.installed:
+            code, _, output = self.run(["/usr/sbin/nginx", "-T"])
+            if code:
+                self.link.symlink_to(f"../sites-available/{self.file.name}")
+                output = "; ".join(re.findall(r"\[[a-z]+\] .*", output))
+                raise Refused(
+                    f"Wanted a configuration that nginx accepts without {self.file}; found: "
+                    f"{output}; correct that. The site is still there."
+                )
+        if self.master:
+            self.must("systemctl", "reload", UNIT)
+        self.write_helpers()
+        if self.acme_is_over():
+            self.must("certbot", "delete", "--non-interactive", f"--cert-name={self.name}")
+        # The file last: by it the next run finishes what this one does not.
+        for path in sorted(self.remains(), key=self.file.__eq__):
+            self.remove(path)
 
     def write_certificate(self) -> None:
         self.certificates.mkdir(mode=0o700, exist_ok=True)
@@ -971,32 +1040,6 @@ class Site:
         digest = hashlib.sha256(der(text)).hexdigest()[:16]
         return new.replace(self.certificates / f"{self.name}-self_signed-{digest}")
 
-    def remains(self) -> list[Path]:
-        """Return what there is of the site, and of nobody else."""
-        own = [self.link, self.file, self.authority, self.pending, *self.helper_files()]
-        return [path for path in own if os.path.lexists(path)] + self.leftovers("")
-
-    def take_away(self) -> None:
-        """Stop to serve the site, and remove what there is of it."""
-        self.link.unlink(missing_ok=True)
-        if self.installed:
-            code, _, output = self.run(["/usr/sbin/nginx", "-T"])
-            if code:
-                self.link.symlink_to(f"../sites-available/{self.file.name}")
-                output = "; ".join(re.findall(r"\[[a-z]+\] .*", output))
-                raise Refused(
-                    f"Wanted a configuration that nginx accepts without {self.file}; found: "
-                    f"{output}; correct that. The site is still there."
-                )
-        if self.master:
-            self.must("systemctl", "reload", UNIT)
-        self.write_helpers()
-        if self.acme_is_over():
-            self.must("certbot", "delete", "--non-interactive", f"--cert-name={self.name}")
-        # The file last: by it the next run finishes what this one does not.
-        for path in sorted(self.remains(), key=self.file.__eq__):
-            self.remove(path)
-
     def make_pair(
         self, new: Path, file: str, name: str, extensions: str, days: int, *signer: str
     ) -> str:
@@ -1025,12 +1068,22 @@ class Site:
         self.accounts.mkdir(mode=0o755, exist_ok=True)
         self.put_file(self.passwords, self.lines, 0o640, pwd.getpwnam(self.user).pw_gid)
 
+    def write_sizes(self) -> None:
+        if self.wanted_sizes:
+            self.sizes.parent.mkdir(mode=0o755, exist_ok=True)
+            self.put_file(self.sizes, self.wanted_sizes, 0o644)
+        else:
+            self.sizes.unlink()
+
     def write_helpers(self) -> None:
         """Write programs and units and start the timers; remove those that are not wanted."""
         for path in self.helper_files():
             if path not in self.helpers and path.exists():
                 if path.suffix == ".timer":
                     self.must("systemctl", "disable", "--now", path.name)
+                    # When it ran for the last time, which systemd keeps.
+                    stamp = self.root / f"var/lib/systemd/timers/stamp-{path.name}"
+                    stamp.unlink(missing_ok=True)
                 path.unlink()
         for path, text in self.helpers.items():
             path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -1056,11 +1109,12 @@ class Site:
             words = " ".join(
                 re.findall(r"(?m)^\s*(?:Detail|Type|Domain|Hint): .*|.*rror.*", said + error)
             )
+            remedies = [what for key, what in ACME_REMEDIES.items() if re.search(key, said + error)]
             raise Refused(
                 f"Wanted a certificate for {', '.join(self.params['subjects'])} from "
-                f"{self.params['acme_url']}; found: {words or error.strip()}; see that port 80 of "
-                "these names reaches this host, and /var/log/letsencrypt/letsencrypt.log; the site "
-                "serves with a self-signed certificate until then."
+                f"{self.params['acme_url']}; found: {words or error.strip()}; "
+                f"{[*remedies, ACME_REMEDY][0]}, and see /var/log/letsencrypt/letsencrypt.log; the "
+                "site serves with a self-signed certificate until then."
             )
         self.pair = self.live
         self.wait(self.serves)
@@ -1081,9 +1135,6 @@ class Site:
         new.unlink(missing_ok=True)
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as stream:
-                    # When it ran for the last time, which systemd keeps.
-                    stamp = self.root / f"var/lib/systemd/timers/stamp-{path.name}"
-                    stamp.unlink(missing_ok=True)
             stream.write(text)
             os.fchown(stream.fileno(), -1, group)
             os.fchmod(stream.fileno(), mode)
@@ -1177,6 +1228,7 @@ def main():
             # Not secret, but their pages do not belong in the host's journal.
             "helpers": {"type": "dict", "default": {}, "no_log": True},
         },
+        required_if=[("state", "present", ["content"])],
         supports_check_mode=True,
     )
     os.umask(0o022)
@@ -1186,6 +1238,13 @@ def main():
     fcntl.flock(os.open("/run", os.O_RDONLY), fcntl.LOCK_EX)
     try:
         site = Site(module.params, module.run_command)
+        if module.params["state"] == "absent":
+            site.look()
+            site.check_files()
+            remains = [str(path) for path in site.remains()]
+            if remains and not module.check_mode:
+                site.take_away()
+            module.exit_json(name=site.name, changed=bool(remains), plan=remains, missing=[])
         plan, before = site.plan(), site.text() or ""
         former_listen = "".join(site.listens_before()[:1])
         if not module.check_mode:
@@ -1207,10 +1266,3 @@ def main():
 
 if __name__ == "__main__":
     main()
-        if module.params["state"] == "absent":
-            site.look()
-            site.check_files()
-            remains = [str(path) for path in site.remains()]
-            if remains and not module.check_mode:
-                site.take_away()
-            module.exit_json(name=site.name, changed=bool(remains), plan=remains, missing=[])

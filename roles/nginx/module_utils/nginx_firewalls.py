@@ -152,8 +152,15 @@ def verdict_of(chain: str, said: str, port: int, depth: int = 0) -> bool | None:
     Args:
         said: All rules, as `iptables -S` prints them.
     """
+    partly = False
     for line in re.findall(rf"(?m)^-A {re.escape(chain)} (.*)$", said):
-        words = shlex.split(re.sub(r'-m comment --comment ("[^"]*"|\S+) ?', "", line))
+        try:
+            words = shlex.split(line)
+        except ValueError:
+            continue
+        if "--comment" in words:
+            said_at = words.index("--comment")
+            del words[said_at - 2 : said_at + 2]
         at = next((at for at, word in enumerate(words) if word in ("-j", "-g")), None)
         if at is None or not concerns(words[:at], port):
             continue
@@ -162,11 +169,17 @@ def verdict_of(chain: str, said: str, port: int, depth: int = 0) -> bool | None:
         target = words[at + 1]
         if target == "ACCEPT":
             return True
+        if target == "RETURN":
+            # To what called the chain. What comes after is not for all any more.
+            if of_all:
+                return None
+            partly = True
+            continue
         if target in ("DROP", "REJECT"):
             verdict = False
         else:
             verdict = verdict_of(target, said, port, depth + 1) if depth < 9 else None
-        if verdict or (verdict is False and of_all):
+        if verdict or (verdict is False and of_all and not partly):
             return verdict
     return None
 
