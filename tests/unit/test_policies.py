@@ -264,3 +264,21 @@ def test_role_names_do_not_appear_in_other_roles():
         ]:
             if path.parents[1].name != role:
                 assert f"{role}_" not in path.read_text(), f"{path} knows the role {role}"
+
+
+@pytest.mark.parametrize("path", TASK_FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_is_done_here_is_done_by_the_python_that_runs_ansible(path):
+    """An inventory may have a localhost with the system's Python, which has no boto3."""
+    for task in load(path):
+        if task.get("delegate_to") == "localhost":
+            here = task["vars"]["ansible_python_interpreter"]
+            assert here == "{{ ansible_playbook_python }}", task["name"]
+
+
+@pytest.mark.parametrize("task", ALL_TASKS)
+def test_nobody_becomes_another_user_than_root(task):
+    """Without pipelining, as over Systems Manager, Ansible cannot hand its files to one who is not.
+
+    A module that works as somebody becomes them itself.
+    """
+    assert "become_user" not in task
