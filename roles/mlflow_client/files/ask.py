@@ -4,6 +4,7 @@ Prints JSON: what was found and what to do about it, or nothing of the two if al
 whether the server answers. One that wants a login does: who has none yet can have its address.
 """
 
+import configparser
 import json
 import os
 import re
@@ -43,6 +44,11 @@ FAILURES = [
         r"timed out|Timeout|No route to host|unreachable",
         "no answer",
         "open the way (security group, firewall, VPN), or correct the address",
+    ),
+    (
+        r"Missing (Authority|Subject) Key Identifier",
+        "a certificate without the key identifiers that Python asks for since 3.13",
+        "have the authority issue the server's certificate with them",
     ),
     (
         r"CERTIFICATE_VERIFY_FAILED",
@@ -88,6 +94,9 @@ def main():
     except MlflowException as error:
         said = str(error)
         found, remedy = explain(said)
+    except configparser.Error as error:
+        said = found = f"a ~/.mlflow/credentials that cannot be read ({type(error).__name__})"
+        remedy = "write each % of a password in it as %%, and see to its section [mlflow]"
     answers = not said or bool(re.search(LOGIN, said))
     print(json.dumps({"answers": answers, "found": found, "remedy": remedy}))
 
