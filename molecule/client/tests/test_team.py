@@ -21,7 +21,8 @@ import pathlib, tempfile
 import mlflow
 
 mlflow.set_experiment("train")
-with mlflow.start_run() as run, tempfile.TemporaryDirectory() as folder:
+# What a GPU does meanwhile is why many log at all.
+with mlflow.start_run(log_system_metrics=True) as run, tempfile.TemporaryDirectory() as folder:
     mlflow.log_params({"learning_rate": 0.1, "layers": 3})
     weights = pathlib.Path(folder, "weights.bin")
     weights.write_bytes(bytes(5_000_000))
