@@ -5,7 +5,8 @@ of a home that lasts as long as the visit. So a certificate that is not right fa
 `tools/apt chromium libnss3-tools` installs what this needs.
 
 Usage: python browser.py URL --experiment ID --run ID --metric NAME --model NAME [--ca FILE]
-           [--user NAME] [--picture FILE.png]          the password in MLFLOW_TRACKING_PASSWORD
+           [--artifact NAME] [--user NAME] [--picture FILE.png]
+The password is in MLFLOW_TRACKING_PASSWORD.
 Prints JSON; exits 1 if there was an error.
 """
 
@@ -33,6 +34,8 @@ OPTIONS = [
     "--disable-component-update",
     "--disable-sync",
 ]
+# The button of the artifact's view that has an arrow and no text.
+DOWNLOAD = '[data-component-id$="experiment-tracking_components_artifactview.tsx_337"]'
 HISTORY = re.compile("/mlflow/metrics/get-history")
 
 
@@ -83,19 +86,28 @@ class Visit:
     failed: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    elsewhere: list[str] = field(default_factory=list)
+    downloaded: str = ""
     answered: list[tuple[str, str, int]] = field(default_factory=list)
 
     @property
     def errors(self) -> list[str]:
         """All that was not well."""
-        return [*self.missing, *self.page_errors, *self.console, *self.failed, *self.refused]
+        return [
+            *self.missing,
+            *self.page_errors,
+            *self.console,
+            *self.failed,
+            *self.refused,
+            *self.elsewhere,
+        ]
 
     def histories(self) -> list[tuple[str, str, int]]:
         """Return the requests for the data of charts."""
         return [answer for answer in self.answered if HISTORY.search(answer[1])]
 
     def watch(self, page) -> None:
-        """Note all that goes wrong on a page."""
+        """Note all that goes wrong on a page, also what it asks of another server."""
 
         def on_console(message):
             if message.type == "error":
@@ -110,6 +122,9 @@ class Visit:
         def on_response(response):
             request, parts = response.request, urlsplit(response.url)
             self.answered.append((request.method, parts.path, response.status))
+            # At first the page is about:blank.
+            if parts.netloc and urlsplit(page.url).netloc not in ("", parts.netloc):
+                self.elsewhere.append(response.url)
             if response.status >= 400:
                 self.refused.append(f"{request.method} {response.url}: {response.status}")
 
@@ -145,8 +160,11 @@ def visit(
     password: str = "",
     ca: str | None = None,
     picture: str | None = None,
+    artifact: str | None = None,
 ) -> Visit:
     """Log in, and look at experiments, one of them, a run's chart, and a registered model.
+
+    And download an artifact of the run, if there is one.
 
     Args:
         url: Address of the server.
@@ -158,6 +176,7 @@ def visit(
         password: The user's.
         ca: File with the certificate of the CA to trust.
         picture: Where to put a picture of the chart.
+        artifact: Name of a small text that the run has logged.
     """
     seen = Visit()
     pages = [
@@ -196,6 +215,15 @@ def visit(
                 seen.missing.append(f"{path}: the metric {metric} is not shown")
             if number == 2 and picture:
                 page.screenshot(path=picture)
+        if artifact:
+            try:
+                page.goto(f"{url}/#/experiments/{experiment}/runs/{run}/artifacts/{artifact}")
+                button = page.locator(DOWNLOAD).first
+                with page.expect_download(timeout=60_000) as download:
+                    button.click(timeout=60_000)
+                seen.downloaded = download.value.path().read_text()
+            except Error as error:
+                seen.missing.append(f"download of {artifact}: {str(error).splitlines()[0]}")
         browser.close()
     return seen
 
@@ -205,6 +233,7 @@ if __name__ == "__main__":
     parser.add_argument("url")
     for option in ("experiment", "run", "metric", "model"):
         parser.add_argument(f"--{option}", required=True)
+    parser.add_argument("--artifact")
     parser.add_argument("--user", default="")
     parser.add_argument("--ca", metavar="FILE")
     parser.add_argument("--picture", metavar="FILE.png")

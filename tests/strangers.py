@@ -243,6 +243,12 @@ def honest(own: dict) -> list[Asked]:
             {"trace": {"trace_info": trace_info(trace, experiment, assessments=[known, instead])}},
         ),
         ("POST", f"{V3}traces", {"trace": {"trace_info": trace_info(trace_of_new, experiment)}}),
+        # Sent again, with nothing in it that is refused for a reason of its own.
+        (
+            "POST",
+            f"{V3}traces",
+            {"trace": {"trace_info": trace_info(own["other_trace"], experiment)}},
+        ),
         ("POST", f"{V2}traces/link-to-run", in_run | {"trace_ids": [trace]}),
         ("POST", f"{V2}traces/link-prompts", of_trace | {"prompt_versions": []}),
         ("POST", f"{V2}logged-models", in_experiment | {"name": "y", "source_run_id": run}),

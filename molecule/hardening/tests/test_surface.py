@@ -208,7 +208,10 @@ def test_the_uis_own_posts_pass(visitor, port):
 
 
 def test_a_browser_logs_in_and_sees_a_run_with_its_chart(control, host, visitor, url, self_signed):
-    """Over TLS that it trusts, with no error in its console; the picture is the documentation's."""
+    """Over TLS that it trusts, with no error in its console; the picture is the documentation's.
+
+    And downloads an artifact, which lies in S3, from the server: the browser may not reach S3.
+    """
     ada = visitor.as_(*ADA)
     name = f"forecast-{os.urandom(3).hex()}"
     experiment = ada.call("experiments/create", name=name)["experiment_id"]
@@ -218,6 +221,8 @@ def test_a_browser_logs_in_and_sees_a_run_with_its_chart(control, host, visitor,
     for step in range(20):
         fields = {"value": 1 / (step + 1), "timestamp": 1700000000000 + step, "step": step}
         ada.call("runs/log-metric", run_id=run_id, key="loss", **fields)
+    path = f"/api/2.0/mlflow-artifacts/artifacts/{experiment}/{run_id}/artifacts/said.txt"
+    assert ada.status("PUT", path, b"what was said") == 200
     ada.call("registered-models/create", name=name)
     ada.call("model-versions/create", name=name, source=f"runs:/{run_id}/model", run_id=run_id)
     picture = ROOT / ".cache/login.png"
@@ -229,10 +234,12 @@ def test_a_browser_logs_in_and_sees_a_run_with_its_chart(control, host, visitor,
         f"--run={run_id}",
         "--metric=loss",
         f"--model={name}",
+        "--artifact=said.txt",
         f"--ca={self_signed}",
         "--user=ada",
         f"--picture={picture}",
         MLFLOW_TRACKING_PASSWORD="canary-ada: p@ss%/'\"",
     )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+    assert done.returncode == 0, done.stdout[:2000] + done.stderr[-2000:]
+    assert json.loads(done.stdout)["downloaded"] == "what was said"
     assert picture.stat().st_size > 20_000

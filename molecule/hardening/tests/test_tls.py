@@ -1,11 +1,13 @@
 """A server whose certificate is given: who talks to it, and what a change of it is."""
 
 import re
+import socket
 import subprocess
 from pathlib import Path
 
 import pytest
 from api import colour
+from visitor import address_of
 
 group = "hardening-tls"
 URL = "https://hardening-tls"
@@ -132,6 +134,31 @@ def test_the_watch_over_the_certificate_is_sandboxed_and_content(host):
     host.check_output(f"systemd-analyze security --threshold=20 {WATCH}.service")
     host.check_output(f"systemctl start {WATCH}.service")
     assert host.check_output(f"systemctl show {WATCH}.timer --property=NextElapseUSecRealtime")
+
+
+def reaches(address) -> bool:
+    """Tell whether a client gets a connection to nginx from another machine."""
+    try:
+        socket.create_connection((address, 443), timeout=2).close()
+    except TimeoutError:
+        return False
+    return True
+
+
+def test_a_firewall_that_admits_nobody_is_reported(control, host):
+    """The run would end well, and every client wait for an answer. Others' rules are left alone."""
+    address = address_of(host.backend.name)
+    host.check_output("apt-get update && apt-get install --yes ufw && ufw --force enable")
+    try:
+        said = control.settled()
+        assert "Wanted clients to reach ports 443 and 80; found that ufw is active" in said, said
+        assert "run `ufw allow 443,80/tcp`" in said, said
+        assert not reaches(address)
+        host.check_output("ufw allow 80,443/tcp")
+        assert "Wanted clients to reach" not in control.settled()
+        assert reaches(address)
+    finally:
+        host.check_output("ufw --force reset; ufw disable; apt-get purge --yes ufw")
 
 
 def test_a_wrong_key_is_refused_and_what_serves_is_unchanged(control, host, ask, ca, tmp_path):
