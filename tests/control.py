@@ -90,17 +90,14 @@ class Control:
         assert code != 0, f"it was not refused: {said}"
         return said
 
-    def module(self, name: str, role: str, /, **options) -> dict:
-        """Run one module of a role, which must succeed, and return what it answers."""
-        folder = ROOT / "roles" / role
-        own = {
-            "ANSIBLE_LIBRARY": folder / "library",
-            "ANSIBLE_MODULE_UTILS": folder / "module_utils",
-        }
-        own["ANSIBLE_CALLBACK_RESULT_FORMAT"] = "json"
+    def module(self, name: str, /, **options) -> dict:
+        """Run one module of ours, which must succeed, and return what it answers."""
         command = ["ansible", f"--inventory={self.inventory}", self.name]
-        command += [f"--module-name={name}", f"--args={json.dumps(options)}"]
-        env = os.environ | ANSIBLE | {key: str(value) for key, value in own.items()}
+        command += [
+            f"--module-name=mlflow_ansible.tracking.{name}",
+            f"--args={json.dumps(options)}",
+        ]
+        env = os.environ | ANSIBLE | {"ANSIBLE_CALLBACK_RESULT_FORMAT": "json"}
         done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=env)
         assert done.returncode == 0, done.stdout + done.stderr
         return json.loads(done.stdout.partition(" => ")[2])

@@ -5,7 +5,7 @@ import json
 from control import ROOT
 
 # Runs on the host's Python: mlflow_roll's own way, with what is tried on top of the environment.
-CODE = f"""{(ROOT / "roles/mlflow_server/module_utils/mlflow_slot.py").read_text()}
+CODE = f"""{(ROOT / "plugins/module_utils/mlflow_slot.py").read_text()}
 import json, os, subprocess, sys
 
 words, environment = json.loads(sys.argv[1])

@@ -1,11 +1,11 @@
 """What the documentation says of tests and files is true."""
 
-import importlib.util
 import re
 import textwrap
 from pathlib import Path
 
 import pytest
+import unknown_variables as variables
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -14,11 +14,6 @@ DOCS = [
     *sorted(ROOT.glob("docs/*.md")),
     *sorted(ROOT.glob("roles/*/README.md")),
 ]
-spec = importlib.util.spec_from_file_location(
-    "unknown_variables", ROOT / "playbooks/filter_plugins/unknown_variables.py"
-)
-variables = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(variables)
 # Whose tests a page means where it names no scenario.
 SCENARIO = {"security.md": "hardening", "rotation.md": "rotation", "oidc.md": "oidc"}
 

@@ -1,10 +1,5 @@
 """What an operator learns of things that the inventory names no more."""
 
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "playbooks/filter_plugins"))
-
 from left_behind import left_behind
 
 

@@ -1,6 +1,6 @@
 """What modules ask of a slot."""
 
-from ansible.module_utils import mlflow_slot
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils import mlflow_slot
 
 
 def test_a_probe_has_the_slots_environment_and_a_folder_of_its_own(tmp_path):

@@ -8,8 +8,10 @@ import os
 from ipaddress import ip_address
 
 import pytest
-from ansible.module_utils import nginx_firewalls
-from ansible.module_utils.nginx_firewalls import Firewalls
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils import nginx_firewalls
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.nginx_firewalls import (
+    Firewalls,
+)
 
 UFW = """\
 Status: active

@@ -68,7 +68,7 @@ def test_the_secret_is_in_the_file_of_secrets_alone():
     """The other file is what `site.yml --diff` and support requests show."""
     texts = server("mlflow_server_secret_texts")
     assert environment(texts["secrets.env"]) == {"OIDC_CLIENT_SECRET": PROVIDER["client_secret"]}
-    settings = server("__mlflow_server_settings | systemd_environment")
+    settings = server("__mlflow_server_settings | mlflow_ansible.tracking.systemd_environment")
     assert "OIDC_CLIENT_ID" in settings and "cret" not in settings
 
 

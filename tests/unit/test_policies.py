@@ -15,7 +15,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 TASK_FILES = sorted(ROOT.glob("roles/*/tasks/*.yml"))
-PLAYBOOKS = [ROOT / "site.yml", *sorted(ROOT.glob("playbooks/*.yml"))]
+SITE = ROOT / "playbooks/site.yml"
+PLAYBOOKS = sorted(ROOT.glob("playbooks/*.yml"))
 OF_PLAYBOOKS = [*PLAYBOOKS, *sorted(ROOT.glob("playbooks/tasks/*.yml"))]
 
 
@@ -108,6 +109,7 @@ def spec_of(module):
     return given.call_args.kwargs["argument_spec"]
 
 
+FILES = "mlflow_ansible.tracking.mlflow_files"
 # Options that get no more than the names of secrets, or the public half of a key.
 NAMES = [
     ("mlflow_files", "files"),
@@ -116,15 +118,14 @@ NAMES = [
 ]
 
 
-def shown_secrets(task, secrets, own):
+def shown_secrets(task, secrets):
     """Say what a task would show of secrets at -vvv or with --diff: pairs of module and option.
 
     Args:
         secrets: Names of variables.
-        own: The role's own modules, which may hide some of their options.
     """
     secrets = spread(set(secrets), task.get("vars", {}))
-    (module,) = (key for key in task if key in own or "." in key)
+    (module,) = (key for key in task if "." in key)
     # What assert shows is its fail_msg, which is written for the operator and has tests of its own.
     others = ["loop", "args", "until"]
     if module == "ansible.builtin.assert" or not mentions(
@@ -136,11 +137,13 @@ def shown_secrets(task, secrets, own):
     if task.get("no_log"):
         return []
     given = task[module] if isinstance(task[module], dict) else {"": task[module]}
-    spec = spec_of(module) if module in own else {}
+    # One of ours may hide some of its options.
+    own = module.removeprefix("mlflow_ansible.tracking.")
+    spec = spec_of(own) if own != module else {}
     found = [option for option in given if mentions(secrets, given[option])]
     found = [option for option in found if not is_hidden(spec.get(option, {}))]
     found += [other for other in others if mentions(secrets, task.get(other))]
-    return [(module, option) for option in found if (module, option) not in NAMES]
+    return [(module, option) for option in found if (own, option) not in NAMES]
 
 
 @pytest.mark.parametrize("path", TASK_FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -148,9 +151,8 @@ def test_a_task_with_a_secret_keeps_it(path):
     """What argument_specs marks as secret, and what is made of it, may be passed only with diff:
     false, and with no_log or to an option that the module itself never shows."""
     role = path.parents[1]
-    own = {module.stem for module in role.glob("library/*.py")}
     for task in tasks_of(path):
-        assert shown_secrets(task, secrets_of(role), own) == [], task["name"]
+        assert shown_secrets(task, secrets_of(role)) == [], task["name"]
 
 
 @pytest.mark.parametrize("path", OF_PLAYBOOKS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -159,14 +161,13 @@ def test_a_playbooks_task_with_a_secret_keeps_it(path):
     roles = [path.parents[1] for path in ROOT.glob("roles/*/meta/argument_specs.yml")]
     secrets = set().union(*map(secrets_of, roles))
     assert "mlflow_server_admin_password" in secrets
-    own = {module.stem for module in ROOT.glob("**/library/*.py")}
     variables = {}
     for play in load(path):
         variables |= play.get("vars", {})
     for task in tasks_of(path):
         # Not a play that has roles alone.
         if "hosts" not in task:
-            assert shown_secrets(task, spread(secrets, variables), own) == [], task["name"]
+            assert shown_secrets(task, spread(secrets, variables)) == [], task["name"]
 
 
 @pytest.mark.parametrize(
@@ -177,32 +178,30 @@ def test_a_playbooks_task_with_a_secret_keeps_it(path):
         ({"ansible.builtin.command": "true", "loop": "{{ its }}", "diff": False}, "loop"),
         ({"ansible.builtin.command": "a", "args": {"stdin": "{{ its }}"}, "diff": False}, "args"),
         ({"ansible.builtin.copy": {"content": "{{ its }}"}, "no_log": True}, "diff"),
-        ({"mlflow_files": {"texts": {"a": "{{ its }}"}}}, "diff"),
-        ({"mlflow_files": {"into": "{{ its }}"}, "diff": False}, "into"),
-        ({"mlflow_files": {"texts": {"a": "{{ its }}"}}, "diff": False}, None),
+        ({FILES: {"texts": {"a": "{{ its }}"}}}, "diff"),
+        ({FILES: {"into": "{{ its }}"}, "diff": False}, "into"),
+        ({FILES: {"texts": {"a": "{{ its }}"}}, "diff": False}, None),
         ({"ansible.builtin.copy": {"content": "{{ its }}"}, "diff": False, "no_log": True}, None),
         ({"ansible.builtin.copy": {"content": "{{ itself }}"}}, None),
     ],
 )
 def test_a_task_that_would_show_one_is_found(task, shown):
-    """By its own module, and not by one that happens to be in the same role."""
-    found = shown_secrets(task | {"vars": {"made_of_it": "{{ its }}"}}, {"its"}, {"mlflow_files"})
+    """What a module of ours hides is hidden; another's hides nothing."""
+    found = shown_secrets(task | {"vars": {"made_of_it": "{{ its }}"}}, {"its"})
     assert [option for _, option in found] == ([] if shown is None else [shown])
 
 
 def test_site_only_imports():
     """Everything that site.yml does can be run alone from playbooks/."""
-    assert all(
-        list(play) == ["name", "ansible.builtin.import_playbook"] for play in load(PLAYBOOKS[0])
-    )
+    assert all(list(play) == ["name", "ansible.builtin.import_playbook"] for play in load(SITE))
 
 
 def test_becoming_root_is_said_by_the_plays_at_hosts():
-    """In ansible.cfg it would hold for localhost too, and not for who has another ansible.cfg."""
+    """In ansible.cfg it would apply to localhost too, and not to who has another."""
     config = configparser.ConfigParser()
     config.read(ROOT / "ansible.cfg")
     assert not config.has_section("privilege_escalation")
-    for path in PLAYBOOKS[1:]:
+    for path in PLAYBOOKS:
         for play in load(path):
             if "hosts" not in play:
                 continue  # another playbook's
@@ -227,16 +226,23 @@ def test_roles_are_found_without_ansible_cfg(playbook, tmp_path):
 
 def test_every_collection_that_is_used_is_listed():
     """Whoever has ansible-core alone, as AWX, would fail half-way through a run."""
-    listed = {each["name"] for each in load(ROOT / "requirements.yml")["collections"]}
+    listed = {
+        each["name"]: each["version"] for each in load(ROOT / "requirements.yml")["collections"]
+    }
+    depended = load(ROOT / "galaxy.yml")["dependencies"]
     folders = [Path(folder).glob("*/*") for folder in ansible_collections.__path__]
     known = {f"{path.parent.name}.{path.name}" for folder in folders for path in folder}
-    used = set()
-    for top in ("site.yml", "playbooks", "roles", "molecule", "inventory"):
-        for path in [ROOT / top, *(ROOT / top).rglob("*")]:
+
+    def used(*tops):
+        found = set()
+        for path in [path for top in tops for path in (ROOT / top).rglob("*")]:
             if path.is_file() and path.suffix in (".yml", ".j2", ".example"):
-                found = re.findall(r"\b([a-z_]+\.[a-z_]+)\.[a-z_]+", path.read_text())
-                used |= known & set(found)
-    assert len(used) >= 4 and used <= listed
+                found |= set(re.findall(r"\b([a-z_]+\.[a-z_]+)\.[a-z_]+", path.read_text()))
+        return found & known - {"mlflow_ansible.tracking"}
+
+    assert used("playbooks", "plugins", "roles", "inventory") == set(depended)
+    assert used("playbooks", "plugins", "roles", "inventory", "molecule") < set(listed)
+    assert depended.items() < listed.items(), "the same versions"
 
 
 def test_no_example_is_loaded():

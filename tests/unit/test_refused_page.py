@@ -12,8 +12,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs/refused.md"
 YAML = ("roles/*/tasks/*.yml", "playbooks/**/*.yml")
-PYTHON = ("roles/*/library/*.py", "roles/*/files/*.py", "roles/*/module_utils/*.py")
-PYTHON += ("roles/*/filter_plugins/*.py", "playbooks/filter_plugins/*.py")
+PYTHON = ("plugins/*/*.py", "roles/*/files/*.py")
 # What stands for a value, on the page and in what is collected here.
 VALUE = "…"
 

@@ -13,7 +13,8 @@ def steps(playbook):
     plays = yaml.safe_load((PLAYBOOKS / playbook).read_text())
     tasks = [task for play in plays for task in play.get("tasks", [])]
     roles = [task.get("ansible.builtin.import_role") for task in tasks]
-    return [f"{role['name']}/{role['tasks_from']}" for role in roles if role]
+    ran = [f"{role['name']}/{role['tasks_from']}" for role in roles if role]
+    return [part.removeprefix("mlflow_ansible.tracking.") for part in ran]
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,9 @@ from pathlib import Path
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
-from ansible.plugins.loader import filter_loader
 from ansible.template import Templar, trust_as_template
 
 ROOT = Path(__file__).resolve().parents[2]
-for folder in ("playbooks", "roles/mlflow_server"):
-    filter_loader.add_directory(str(ROOT / folder), with_subdir=True)
 
 LOADER = DataLoader()
 ASSERT = "ansible.builtin.assert"
@@ -44,6 +41,7 @@ LOOK = {
 }
 GIVEN = {
     "inventory_hostname": "server",
+    "ansible_version": {"full": "2.19.0"},
     "ansible_play_hosts": ["server"],
     "ansible_inventory_sources": ["hosts.yml"],
     "ansible_check_mode": False,
@@ -384,6 +382,15 @@ BROKEN = {
             "found server in this run; leave --limit out, or correct the groups in hosts.yml",
         ),
     ],
+    (
+        "playbooks/tasks/dependencies.yml",
+        "Refuse an Ansible that the collection does not work with",
+    ): [
+        (
+            {"ansible_version": {"full": "2.16.3"}},
+            "found ansible-core 2.16.3 instead of >=2.19.0; ",
+        ),
+    ],
     ("playbooks/tasks/names.yml", "Refuse variables that nobody would use"): [
         (
             {"mlflow_server_wrokers": 2, "mlflow_venv_verson": "3.17.2"},
@@ -661,6 +668,7 @@ HELD = {
         KEY_FILE,
     ],
     "playbooks/inventory.yml": [{}, {"groups": {"database": ["server"], "mlflow": []}}],
+    "playbooks/tasks/dependencies.yml": [{}],
     "playbooks/tasks/names.yml": [{"mlflow_server_port": 5001, "nginx_vhosts": []}],
     "playbooks/mlflow.yml": [
         {},

@@ -1,15 +1,7 @@
 """Which servers of an inventory could not read what another one has encrypted."""
 
-import importlib.util
-
 import pytest
-from control import ROOT
-
-spec = importlib.util.spec_from_file_location(
-    "sharing", ROOT / "playbooks/filter_plugins/sharing.py"
-)
-sharing = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(sharing)
+import sharing
 
 SECRETS = dict.fromkeys(sharing.ENCRYPTING, "canary")
 SHARED = {"mlflow_server_database_host": "db.example.com"}

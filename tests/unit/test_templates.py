@@ -46,7 +46,7 @@ def environment(text):
 
 def settings(**variables):
     """Return all environment variables of the server, the later files before the earlier ones."""
-    own = "{'server.env': __mlflow_server_settings | systemd_environment}"
+    own = "{'server.env': __mlflow_server_settings | mlflow_ansible.tracking.systemd_environment}"
     texts = f"{own} | combine(mlflow_server_secret_texts, mlflow_server_database_texts)"
     found = evaluate(texts, **variables)
     files = evaluate("__mlflow_server_environment_files", **variables)
@@ -168,7 +168,9 @@ SECRETS = {
 
 def test_what_holds_a_secret_is_read_by_one_user_alone():
     """nginx's user is in the group of the instance, and operators write secrets into settings."""
-    given = arguments("configure.yml", "mlflow_files", **SECRETS, **DATABASE)
+    given = arguments(
+        "configure.yml", "mlflow_ansible.tracking.mlflow_files", **SECRETS, **DATABASE
+    )
     modes = {file["name"]: int(file["mode"], 8) for file in given["files"]}
     holding = {name for name, text in given["texts"].items() if re.search("canary|p@ss", text)}
     assert {"server.env", "secrets.env", "database.env", "profile"} <= holding
@@ -180,7 +182,7 @@ def test_what_holds_a_secret_is_read_by_one_user_alone():
 
 def test_the_administrators_password_is_not_written():
     """The database of users has its hash. What MLflow makes him with is nobody's, and not it."""
-    texts = arguments("configure.yml", "mlflow_files", **SECRETS)["texts"]
+    texts = arguments("configure.yml", "mlflow_ansible.tracking.mlflow_files", **SECRETS)["texts"]
     assert "canary of a variable" in texts["secrets.env"]
     assert [name for name, text in texts.items() if "canary of the administrator" in text] == []
     first, second = (evaluate("__mlflow_server_bootstrap", **SECRETS) for _ in range(2))
@@ -192,7 +194,7 @@ def test_tables_are_made_by_the_owner():
     owner = {"mlflow_server_database_owner_password": "canary of the owner"}
     given = arguments(
         "database.yml",
-        "mlflow_database",
+        "mlflow_ansible.tracking.mlflow_database",
         mlflow_server_release="/opt/release",
         postgresql_admin_user="postgres",
         **owner,
@@ -205,12 +207,18 @@ def test_tables_are_made_by_the_owner():
 def look(**variables):
     """Return what the look of check mode is given, and when it is asked for."""
     tasks = rendering.load(ROLE / "tasks/database.yml")
-    (task,) = (each for each in tasks if each["mlflow_database"].get("what") == "look")
+    (task,) = (
+        each
+        for each in tasks
+        if each["mlflow_ansible.tracking.mlflow_database"].get("what") == "look"
+    )
     known = {"__mlflow_server_tables": {"changed": False, "skipped": True}}
     known |= {"__mlflow_server_tables_of_users": {"changed": False, "skipped": True}}
     known |= {"mlflow_server_release": "/opt/release", "omit": "nothing"}
     known |= {"mlflow_server_look": HOST | {"has_user": True, "serving": "green", "login": ""}}
-    given = evaluate("given", given=task["mlflow_database"], **known | variables)
+    given = evaluate(
+        "given", given=task["mlflow_ansible.tracking.mlflow_database"], **known | variables
+    )
     return given | {"settings": json.loads(given["settings"])}, task["when"]
 
 

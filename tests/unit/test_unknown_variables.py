@@ -1,15 +1,12 @@
 """A slip of the pen in an inventory: a setting that nobody uses, such as who is let in."""
 
-import importlib.util
 from pathlib import Path
 
 import pytest
+import unknown_variables as tool
 import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
-file = ROOT / "playbooks/filter_plugins/unknown_variables.py"
-tool = importlib.util.module_from_spec(importlib.util.spec_from_file_location("tool", file))
-tool.__spec__.loader.exec_module(tool)
 
 
 @pytest.fixture

@@ -216,7 +216,7 @@ def test_another_site_and_port_of_nginx_cost_no_request(changed, control, host, 
     with control.load(*LOAD, f"--ca={changed['both']}", url=URL) as counts:
         for port in (5001, 5002):
             content = {"listen_port": port, "content": text % port}
-            assert control.module("nginx_site", "nginx", **site, **content)["changed"]
+            assert control.module("nginx_site", **site, **content)["changed"]
             assert ask(f"http://127.0.0.1:{port}/")["body"] == "other"
     assert_nothing_lost(counts, say)
     assert ask("http://127.0.0.1:5001/")["error"], "the former port is closed"

@@ -145,7 +145,7 @@ def test_what_the_list_names_is_made_before_a_stranger_can(control, visitor):
     permissions = {"experiment": {name: "EDIT"}, "registered_model": {name: "READ"}}
     listed = users(("bob", {"password": BOB[1], "permissions": permissions}))
     fields = {"admin_password": ADMIN[1], "users": listed}
-    said = control.module("mlflow_users", "mlflow_server", **fields)
+    said = control.module("mlflow_users", **fields)
     assert said["plan"] == [
         f"make experiment {name}",
         f"make registered_model {name}",
@@ -160,7 +160,7 @@ def test_what_the_list_names_is_made_before_a_stranger_can(control, visitor):
     for stranger, kind in [(visitor.as_(*ADA), "experiments"), (bob, "registered-models")]:
         assert stranger.status("POST", f"{api}/{kind}/create", {"name": name}) == 400
     assert visitor.as_(*ADA).status("GET", get) == 403
-    assert control.module("mlflow_users", "mlflow_server", **fields)["plan"] == []
+    assert control.module("mlflow_users", **fields)["plan"] == []
 
 
 def test_the_list_lets_nobody_into_what_a_stranger_made_first(control, visitor):
@@ -190,7 +190,7 @@ def test_users_and_their_permissions_follow_a_variable(control, visitor):
         ada = {"password": ADA[1], "permissions": {"experiment": {name: "MANAGE"}}}
         listed = users(("ada", ada), ("bob", bob), ("eve", eve))
         fields = {"admin_password": ADMIN[1], "users": listed}
-        return control.module("mlflow_users", "mlflow_server", **fields)["changed"]
+        return control.module("mlflow_users", **fields)["changed"]
 
     assert change("READ", password=first[1])
     assert logs_in(visitor, first) and visitor.as_(*BOB).status(*get) == 200

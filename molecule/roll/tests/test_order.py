@@ -67,7 +67,7 @@ def version(host):
 def roll_alone(control):
     """Run the roll, which must fail, to what an earlier run wanted."""
     with pytest.raises(AssertionError, match="FAILED"):
-        control.module("mlflow_roll", "mlflow_server", instance="mlflow")
+        control.module("mlflow_roll", instance="mlflow")
 
 
 # At which call the roll is killed, before or after it; what serves then; whether the power is cut.

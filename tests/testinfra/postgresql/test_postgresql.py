@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from testinfra.utils.ansible_runner import AnsibleRunner
 
 ROOT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT / "roles/postgresql/library"))
+sys.path.insert(0, str(ROOT / "plugins/modules"))
 import postgresql_database  # noqa: E402
 
 group = "database"

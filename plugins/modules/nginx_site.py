@@ -117,7 +117,9 @@ import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.nginx_firewalls import Firewalls
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.nginx_firewalls import (
+    Firewalls,
+)
 
 MARKER = "# Written by Ansible (role nginx): edits are lost.\n"
 PACKAGES = ["nginx", "nginx-core", "nginx-light", "nginx-full", "nginx-extras"]

@@ -91,7 +91,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mlflow_slot import settings_of
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.mlflow_slot import settings_of
 
 # With this code the script tells that the database did not let it in, or not with every right.
 NOT_LET_IN = 2

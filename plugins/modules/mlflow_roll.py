@@ -104,7 +104,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mlflow_slot import ask, probe_command, settings_of
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.mlflow_slot import (
+    ask,
+    probe_command,
+    settings_of,
+)
 
 COLOURS = ("blue", "green")
 # Seconds that a colour which serves is given to answer before it is replaced.

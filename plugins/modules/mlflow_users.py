@@ -62,7 +62,10 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible.module_utils.mlflow_slot import ask, probe_command
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.mlflow_slot import (
+    ask,
+    probe_command,
+)
 
 TIMEOUT_SECONDS = 60
 LIST = "/api/2.0/mlflow/users/list"

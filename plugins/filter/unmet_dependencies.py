@@ -1,0 +1,69 @@
+"""Whether this machine has what the collection depends on. A checkout is installed by nobody, so
+nobody has asked before."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+
+import yaml
+from packaging.specifiers import SpecifierSet
+
+HERE = Path(__file__).resolve().parents[2]
+
+
+def version_of(folder: Path) -> str:
+    """Return a collection's version: of one that was installed, or of a checkout.
+
+    Raises:
+        OSError: It says none.
+    """
+    if (manifest := folder / "MANIFEST.json").exists():
+        return json.loads(manifest.read_text())["collection_info"]["version"]
+    return yaml.safe_load((folder / "galaxy.yml").read_text())["version"]
+
+
+def installed(name: str) -> str:
+    """Return the version of the collection that Ansible would use, or what there is instead."""
+    try:
+        (folder, *_) = import_module(f"ansible_collections.{name}").__path__
+        return version_of(Path(folder))
+    except ImportError:
+        return "none"
+    except OSError:
+        return "one without a version"
+
+
+@functools.cache
+def wanted(folder: Path) -> tuple[str, Mapping[str, str]]:
+    """Return the range of ansible-core, and those of collections by their names."""
+    core = yaml.safe_load((folder / "meta/runtime.yml").read_text())["requires_ansible"]
+    if (manifest := folder / "MANIFEST.json").exists():
+        return core, json.loads(manifest.read_text())["collection_info"]["dependencies"]
+    return core, yaml.safe_load((folder / "galaxy.yml").read_text())["dependencies"]
+
+
+def unmet_dependencies(core: str) -> list[str]:
+    """Return what is missing, or has another version than the collection works with.
+
+    Args:
+        core: The version of ansible-core, as in `ansible_version.full`.
+    """
+    range_of_core, collections = wanted(HERE)
+    found = {"ansible-core": (core, range_of_core)}
+    found |= {name: (installed(name), ranges) for name, ranges in collections.items()}
+    return [
+        f"{name} {version} instead of {ranges}"
+        for name, (version, ranges) in found.items()
+        if not version[0].isdigit() or not SpecifierSet(ranges).contains(version, prereleases=True)
+    ]
+
+
+class FilterModule:
+    """Ansible's way to find the filter."""
+
+    def filters(self) -> dict:
+        return {"unmet_dependencies": unmet_dependencies}
