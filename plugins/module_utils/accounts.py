@@ -1,0 +1,79 @@
+"""Work that is done as a user of the system, who can put nothing in the way of anybody else."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import pwd
+import traceback
+from collections.abc import Callable, Iterator
+
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals import Refused
+
+
+@contextlib.contextmanager
+def acting_as(uid: int, gid: int) -> Iterator[None]:
+    """Be a user for a moment, for a few system calls. For a longer work see `as_user`."""
+    former = os.geteuid(), os.getegid()
+    try:
+        os.setegid(gid)
+        os.seteuid(uid)
+        yield
+    finally:
+        os.seteuid(former[0])
+        os.setegid(former[1])
+
+
+def as_user(account: pwd.struct_passwd, wanted: str, work: Callable[[], dict]) -> dict:
+    """Return what `work` returns when a child process of that user's runs it.
+
+    What the user can write to is nothing that root may follow: a link there can point anywhere.
+    Without pipelining Ansible becomes another user only by files that both can read, for which some
+    ways to reach a host have no means (its guide on privilege escalation has the list).
+
+    Args:
+        account: The user.
+        wanted: What an error stands in the way of.
+        work: Returns what JSON can hold.
+
+    Raises:
+        Refused: `work` did, or ended with an error.
+    """
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.close(reading)
+            if os.geteuid() == 0:
+                os.initgroups(account.pw_name, account.pw_gid)
+                os.setgid(account.pw_gid)
+                os.setuid(account.pw_uid)
+            os.umask(0o077)
+            kept = {k: v for k, v in os.environ.items() if k.lower().endswith("_proxy")}
+            os.environ.clear()
+            os.environ.update(kept, HOME=account.pw_dir, USER=account.pw_name, LANG="C.UTF-8")
+            os.environ.update(LOGNAME=account.pw_name, PATH="/usr/local/bin:/usr/bin:/bin")
+            os.chdir("/")
+            try:
+                result = {"done": work()}
+            except Refused as refused:
+                result = {"refused": str(refused)}
+            except OSError as error:
+                result = {"refused": f"Wanted {wanted}; found {error}; fix that and run again."}
+            except Exception:
+                result = {"refused": traceback.format_exc()}
+            with os.fdopen(writing, "w") as stream:
+                json.dump(result, stream)
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as stream:
+        said = stream.read()
+    os.waitpid(child, 0)
+    if not said:
+        raise Refused(f"Wanted {wanted}; found that the process was killed; run again.")
+    result = json.loads(said)
+    if "refused" in result:
+        raise Refused(result["refused"])
+    return result["done"]
