@@ -10,6 +10,8 @@ import urllib.error
 import urllib.request
 
 import pytest
+from collection import NAME as COLLECTION
+from collection import environment, install
 from control import ROOT
 from ec2 import ec2
 
@@ -69,16 +71,13 @@ def folder(host, address, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def site(account, folder):
-    """Return a function that runs site.yml as the operator does, in the repository.
+    """Return a function that runs the collection's playbook, as its tarball has installed it.
 
-    Without molecule's environment: the settings are those of ansible.cfg.
+    In a folder that has nothing else of ours, and with Ansible's own settings.
     """
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("ANSIBLE_", "MOLECULE_", "AWS_"))
-    }
-    environment |= account.environment | {
+    install(folder)
+    own = environment(**account.environment) | {
+        "ANSIBLE_COLLECTIONS_PATH": str(folder / "collections"),
         "ANSIBLE_HOME": str(folder / "ansible"),
         "ANSIBLE_SSH_COMMON_ARGS": f"-F {folder}/ssh_config",
         "ANSIBLE_SSH_CONTROL_PATH_DIR": str(folder / "connections"),
@@ -86,13 +85,19 @@ def site(account, folder):
 
     def function(*arguments, **more):
         return subprocess.run(
-            ["ansible-playbook", "-i", folder / "ec2.aws_ec2.yml", "site.yml", *arguments],
+            [
+                "ansible-playbook",
+                "-i",
+                folder / "ec2.aws_ec2.yml",
+                f"{COLLECTION}.site",
+                *arguments,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            cwd=ROOT,
-            env=environment | more,
+            cwd=folder,
+            env=own | more,
         )
 
     yield function
