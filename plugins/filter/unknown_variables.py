@@ -21,7 +21,7 @@ SHARED = ("debian_packages", "firewall", "nginx", "postgresql")
 def known_variables(role: str) -> frozenset[str]:
     """Return what an operator may set of a role, and what its tasks set or register."""
     specs = yaml.safe_load((ROLES / role / "meta/argument_specs.yml").read_text())
-    known = set(specs["argument_specs"]["main"]["options"])
+    known = {name for entry in specs["argument_specs"].values() for name in entry["options"]}
     for path in (ROLES / role / "tasks").glob("*.yml"):
         for task in yaml.safe_load(path.read_text()):
             known |= {task.get("register", "")} | set(task.get("ansible.builtin.set_fact", {}))

@@ -20,9 +20,9 @@ LOADER = DataLoader()
 ASSERT = "ansible.builtin.assert"
 # What a task with several rules consists of: that, fail_msg and how both know what is refused.
 ALL_AT_ONCE = (
-    "refusals | length == 0",
-    "{{ refusals | join('\n') }}",
-    "{{ rules | rejectattr('that', 'sameas', true) | map(attribute='otherwise') }}",
+    "__refusals | length == 0",
+    "{{ __refusals | join('\n') }}",
+    "{{ __rules | rejectattr('that', 'sameas', true) | map(attribute='otherwise') }}",
 )
 # It never shows in what an operator reads.
 SECRET = "canary-password"
@@ -51,7 +51,7 @@ GIVEN = {
         "rotation": ["server"],
     },
     "mlflow_server_look": LOOK,
-    "__nginx_preflight": {"former_listen": ""},
+    "__nginx_site": {"former_listen": ""},
     "mlflow_client_user": "ada",
     "aws_credentials_keys": {"replaced": ["AKIAOLD"]},
     "rotation_database": "db:5432/mlflow",
@@ -401,7 +401,7 @@ BROKEN = {
             "found mlflow_client_tracking_url (mlflow_client_tracking_uri?); correct the name",
         ),
     ],
-    ("playbooks/mlflow.yml", "Refuse what two roles would not agree on"): [
+    ("playbooks/tasks/agreement.yml", "Refuse what two roles would not agree on"): [
         (
             {"mlflow_server_authentication": "front"},
             "found 0 of them and mlflow_server_authentication: front; set both, or neither",
@@ -445,7 +445,7 @@ BROKEN = {
             "found mlflow.example.com in the first alone; add",
         ),
         (
-            look(serves=SERVES) | {"__nginx_preflight": {"former_listen": "0.0.0.0:443"}},
+            look(serves=SERVES) | {"__nginx_site": {"former_listen": "0.0.0.0:443"}},
             "found that it serves at 0.0.0.0:443, and all who come there would be cut off; is this",
         ),
         (
@@ -456,7 +456,7 @@ BROKEN = {
     ("playbooks/mlflow.yml", "Refuse a name that no server of ours has"): [
         ({"mlflow_server_instance": "default"}, "mlflow_server_instance: default; correct it"),
     ],
-    ("playbooks/mlflow.yml", "Refuse two names for one instance"): [
+    ("playbooks/tasks/agreement.yml", "Refuse two names for one instance"): [
         (
             {
                 "ansible_play_hosts": ["server", "other"],
@@ -670,7 +670,7 @@ HELD = {
     "playbooks/inventory.yml": [{}, {"groups": {"database": ["server"], "mlflow": []}}],
     "playbooks/tasks/dependencies.yml": [{}],
     "playbooks/tasks/names.yml": [{"mlflow_server_port": 5001, "nginx_vhosts": []}],
-    "playbooks/mlflow.yml": [
+    "playbooks/tasks/agreement.yml": [
         {},
         {"mlflow_server_authentication": "front", "nginx_users": [USER]},
         DATABASE | {"postgresql_admin_password": SECRET},
@@ -690,7 +690,7 @@ HELD = {
         },
         *(
             look(serves=serves)
-            | {"__nginx_preflight": {"former_listen": former}, "mlflow_server_listen_address": now}
+            | {"__nginx_site": {"former_listen": former}, "mlflow_server_listen_address": now}
             | {"mlflow_server_allow_anonymous": True, "mlflow_server_allow_replacement": meant}
             for serves, former, now, meant in [
                 (SERVES, "127.0.0.1:5000", "127.0.0.1", False),
@@ -755,9 +755,9 @@ class Check:
         that, message = task[ASSERT]["that"], task[ASSERT]["fail_msg"]
         thats = that if isinstance(that, list) else [that]
         self.rules = [(trust_as_template(f"{{{{ {each} }}}}"), message) for each in thats]
-        if "rules" in self.variables:
-            assert (that, message, self.variables["refusals"]) == ALL_AT_ONCE, task["name"]
-            self.rules = [(rule["that"], rule["otherwise"]) for rule in self.variables["rules"]]
+        if "__rules" in self.variables:
+            assert (that, message, self.variables["__refusals"]) == ALL_AT_ONCE, task["name"]
+            self.rules = [(rule["that"], rule["otherwise"]) for rule in self.variables["__rules"]]
 
     def ask(self, settings: dict) -> dict[int, str]:
         """Return what an operator reads, by the number of each rule that these settings break."""
@@ -795,20 +795,26 @@ def variables_of(path, kind):
 
 
 def checks_in(path):
-    """Yield file, name and check of each task that refuses, those in plays and blocks included."""
-    waiting = [({}, item) for item in load(path) or []]
+    """Yield file, name and check of each task that refuses, those in plays and blocks included.
+
+    A file of tasks that a play imports has the play's variables.
+    """
+    waiting = [(path, {}, item) for item in load(path) or []]
     while waiting:
-        play, item = waiting.pop(0)
+        path, play, item = waiting.pop(0)
         if ASSERT in item:
             yield (path, item["name"]), Check(path, play, item)
         inside = item if "hosts" in item else play
         lists = ("tasks", "pre_tasks", "post_tasks", "block", "rescue", "always")
-        waiting += [(inside, inner) for key in lists for inner in item.get(key, [])]
+        waiting += [(path, inside, inner) for key in lists for inner in item.get(key, [])]
+        if path.startswith("playbooks/") and (file := item.get("ansible.builtin.import_tasks")):
+            imported = str(Path(path).parent / file)
+            waiting += [(imported, inside, inner) for inner in load(imported)]
 
 
 def files():
     """Return the files of tasks and plays, roles' and playbooks'."""
-    patterns = ("site.yml", "roles/*/tasks/*.yml", "playbooks/*.yml", "playbooks/tasks/*.yml")
+    patterns = ("roles/*/tasks/*.yml", "playbooks/*.yml")
     return [str(p.relative_to(ROOT)) for pattern in patterns for p in sorted(ROOT.glob(pattern))]
 
 

@@ -40,12 +40,12 @@ database:
 """
 
 # All tasks that change something of this host, in their order, by words of their names and which of
-# several of that name it is. Each run is killed at one of them, drawn as scenario.draw() says.
+# several of that name it is: the preflights have the first ones. Each run is killed at one of them, drawn as scenario.draw() says.
 TASKS = [
-    ("Install | Install what is missing", 1),
-    ("postgresql : Configure", 1),
-    ("Install | Install what is missing", 2),
-    ("Install | Make the release", 1),
+    ("Converge | Install what is missing", 1),
+    ("Server | Write settings", 2),
+    ("Converge | Install what is missing", 2),
+    ("Release | Make the release", 2),
     ("Database | Make the database and its roles", 1),
     ("Database | Make the database and its roles", 2),
     ("Install | Create the service group", 1),
@@ -55,9 +55,9 @@ TASKS = [
     ("Configure | Write what is wanted", 1),
     ("Service | Roll", 1),
     ("Users | Make", 1),
-    ("Configure | Load the rules", 1),
-    ("Configure | Keep the rules", 1),
-    ("Configure | Write the site", 1),
+    ("Rules | Try", 3),
+    ("Rules | Try", 4),
+    ("Site | Write the site", 2),
 ]
 KILLS = 2
 

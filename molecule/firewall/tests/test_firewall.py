@@ -256,7 +256,7 @@ def test_what_was_changed_by_hand_is_put_right_and_other_tables_are_left_alone(
 def test_a_run_that_was_killed_is_finished_by_the_next(hosts, operator, open_ports):
     """Killed while its rules are on trial; one of them is for the other host, over IPv4 alone."""
     process = operator.start(
-        at=At("start", "Configure | Keep the rules"),
+        at=At("start", "Rules | Try", 3),
         firewall_rules=LATER,
         firewall_rollback_timeout=600,
     )
