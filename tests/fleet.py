@@ -186,14 +186,14 @@ class Fleet:
         return self.succeed(playbook)
 
     def succeed_together(self, playbook: str, **variables) -> None:
-        """Run a playbook twice, as two operators do who come to the last server at once.
+        """Run a playbook twice, as two operators do who come to the servers at once.
 
         One has to succeed, and one to wait for the other.
         """
         with tempfile.TemporaryDirectory() as folder:
             both = f"until [ $(ls {folder} | wc -l) = 2 ]; do sleep 0.1; done"
             meet = f"touch {folder}/$PPID; timeout 300 sh -c '{both}'"
-            at = At("start", ROLL, len(self.servers), meet)
+            at = At("start", ROLL, command=meet)
             runs = [self.start(playbook, at=at, **variables) for _ in range(2)]
             ends = [run.wait() for run in runs]
         self.said += [said for _, said in ends]

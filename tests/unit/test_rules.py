@@ -5,7 +5,6 @@ here, so that a host is needed only to show that they are asked at all: molecule
 """
 
 import functools
-import hashlib
 import re
 import tempfile
 from pathlib import Path
@@ -48,14 +47,13 @@ GIVEN = {
     "groups": {
         "all": ["server"],
         "mlflow": ["server"],
-        "rotation": ["server"],
     },
     "mlflow_server_look": LOOK,
     "__nginx_site": {"former_listen": ""},
     "mlflow_client_user": "ada",
+    "__key_group_name": "",
+    "__rotates": "",
     "aws_credentials_keys": {"replaced": ["AKIAOLD"]},
-    "rotation_database": "db:5432/mlflow",
-    "rotation_comes": "mlflow_a",
 }
 UNLISTED = {"unlisted": ["EDIT for eve on prompt *", "READ for eve on run *"]}
 LOGINS = [{"name": "mlflow_a", "password": SECRET}, {"name": "mlflow_b", "password": SECRET}]
@@ -68,6 +66,8 @@ PROVIDER = {
 BASIC = {"mlflow_server_authentication": "basic", "mlflow_server_admin_password": SECRET}
 OIDC = {"mlflow_server_authentication": "oidc", "mlflow_server_oidc": PROVIDER}
 DATABASE = {"mlflow_server_database_host": "db", "mlflow_server_database_logins": LOGINS}
+PLACE = "db:5432/mlflow"
+ADMINISTERED = DATABASE | {"postgresql_admin_password": SECRET, "__rotates": PLACE}
 ENCRYPTING = {
     "mlflow_server_secret_environment": {
         "MLFLOW_CRYPTO_KEK_PASSPHRASE": SECRET,
@@ -96,11 +96,10 @@ def look(**changes):
     return {"mlflow_server_look": LOOK | changes}
 
 
-def team(goes_by, *names):
-    """Return groups of two servers, of which these names, or both, go by the same key or user."""
-    both = ["server", "other"]
-    carriers = f"carriers_{hashlib.sha1(goes_by.encode()).hexdigest()}"
-    return {"mlflow": both, carriers: list(names) or both}
+def rotating(name, other):
+    """Return a group of two servers that hold a key, with its name and variables of the other."""
+    mine = {"__key_group_name": name, "__holds": "AKIANEW"}
+    return mine | {"groups": {"mlflow": ["server", "other"]}, "hostvars": {"other": mine | other}}
 
 
 # By task: settings that break rules of it, and for each words that an operator reads.
@@ -484,35 +483,28 @@ BROKEN = {
             "older than 30 days (credentials_max_age_days); found access key of server, da",
         ),
     ],
-    ("playbooks/rotate_database_password.yml", "Refuse to leave a server out"): [
+    ("playbooks/rotate_database_password.yml", "Refuse what cannot be rotated"): [
         (
-            {"groups": {"mlflow": ["server", "other"], "rotation": ["server"]}},
+            {"groups": {"mlflow": ["server", "other"]}},
             "found that other would be left out; run again without --limit",
-        ),
-    ],
-    ("playbooks/rotate_database_password.yml", "Refuse if none is left"): [
-        (
-            {"groups": {"mlflow": ["server"]}},
             "mlflow_server_database_host; found none; there is no",
         ),
-    ],
-    ("playbooks/rotate_database_password.yml", "Refuse what rotates in no way"): [
-        (DATABASE, "found neither db in the group database nor postgresql_admin_password; give"),
-    ],
-    ("playbooks/rotate_database_password.yml", "Refuse servers that are not set up"): [
-        (DATABASE | look(login=""), "found that none serves with a login on server; run site.yml"),
-        (DATABASE | look(login="root"), "found root on server; run site.yml first"),
-    ],
-    ("playbooks/rotate_database_password.yml", "Refuse other passwords for the same logins"): [
         (
-            {
-                "groups": {"rotation": ["server", "other"]},
+            DATABASE | {"__rotates": PLACE},
+            "found neither db in the group database nor postgresql_admin_password; give",
+        ),
+        (
+            ADMINISTERED | look(login=""),
+            "found that none serves with a login on server; run site.yml",
+        ),
+        (ADMINISTERED | look(login="root"), "found root on server; run site.yml first"),
+        (
+            ADMINISTERED
+            | {
+                "groups": {"mlflow": ["server", "other"]},
+                "ansible_play_hosts": ["server", "other"],
                 "hostvars": {
-                    "server": {"rotation_database": "db:5432/mlflow"} | DATABASE,
-                    "other": {
-                        "rotation_database": "db:5432/mlflow",
-                        "mlflow_server_database_logins": LOGINS[:1],
-                    },
+                    "other": {"__rotates": PLACE, "mlflow_server_database_logins": LOGINS[:1]}
                 },
             },
             "for all servers of db:5432/mlflow; found that it differs between server, other; say",
@@ -520,21 +512,24 @@ BROKEN = {
     ],
     ("playbooks/rotate_database_password.yml", "Refuse a server with the former login"): [
         (
-            DATABASE | {"rotation_comes": "mlflow_b"},
+            ADMINISTERED | {"__turn": {"comes": "mlflow_b"}},
             "Wanted server to serve as mlflow_b; found that it does as mlflow_a; run this playbook",
         ),
     ],
-    ("playbooks/rotate_aws_credentials.yml", "Refuse to leave out who may carry the same key"): [
+    (
+        "playbooks/tasks/key_refusals.yml",
+        "Refuse a rotation that would leave somebody without a key",
+    ): [
         (
             STATIC
             | {
                 "groups": {"mlflow": ["server", "other"]},
                 "hostvars": {"other": {"aws_credentials_mode": "static"}},
+                "mlflow_server_environment": {"AWS_ACCESS_KEY_ID": "AKIAOTHER"},
             },
-            "found other left out; run without --limit, or take a machine that there is none of",
+            "found other left out; run without --limit, or remove machines that no longer exist",
+            "AWS_ACCESS_KEY_ID among the environment variables of server, which takes precedence",
         ),
-    ],
-    ("playbooks/rotate_aws_credentials.yml", "Refuse one key file for several users"): [
         (
             KEY_FILE
             | {
@@ -542,62 +537,36 @@ BROKEN = {
                 "hostvars": {"other": KEY_FILE | {"aws_credentials_iam_user": "jenkins"}},
             },
             "/new for tracking and jenkins; give one of them a file of its own",
+            "static, as server holds AKIANEW; found none; take the inventory that site.yml was run",
         ),
-    ],
-    ("playbooks/rotate_aws_credentials.yml", "Refuse a key that nobody could try"): [
         (
             STATIC | {"groups": {"mlflow_clients": ["server"]}},
             "where ada on server can try the new key before the old one is deactivated; found",
-        ),
-    ],
-    (
-        "playbooks/rotate_aws_credentials.yml",
-        "Refuse a server whose key is an environment variable",
-    ): [
-        (
-            STATIC | {"mlflow_server_environment": {"AWS_ACCESS_KEY_ID": "AKIAOTHER"}},
-            "found AWS_ACCESS_KEY_ID among the environment variables of server, which goes before",
         ),
         (
             STATIC | {"mlflow_server_secret_environment": {"AWS_ACCESS_KEY_ID": SECRET}},
             "take that out and run site.yml",
         ),
-    ],
-    ("playbooks/rotate_aws_credentials.yml", "Refuse an inventory that knows nothing of the key"): [
-        ({}, "static, as server carries AKIANEW; found none; take the inventory that site.yml was"),
-    ],
-    ("playbooks/rotate_aws_credentials.yml", "Refuse several keys for the same hosts"): [
         (
             STATIC
-            | {
-                "aws_credentials_iam_user": "tracking",
-                "groups": team("tracking"),
-                "hostvars": {"other": STATIC | {"aws_credentials_access_key_id": "AKIAOTHER"}},
-            },
+            | rotating("tracking", STATIC | {"aws_credentials_access_key_id": "AKIAOTHER"})
+            | {"aws_credentials_iam_user": "tracking", "ansible_play_hosts": ["server", "other"]},
             "found server with AKIANEW , other with AKIAOTHER  (aws_credentials_access_key_id",
         ),
     ],
     (
         "playbooks/rotate_aws_credentials.yml",
-        "Refuse to take a key from who is not in this rotation",
+        "Refuse to take a key from hosts that are not in this rotation",
     ): [
         (
-            STATIC
-            | {
-                "groups": team("AKIANEW", "server"),
-                "hostvars": {"other": {"rotation_carries": "AKIAOLD"}},
-            },
-            "that carry AKIAOLD to get its successor; found that other would go on with it, as",
+            STATIC | rotating("AKIANEW", {"__key_group_name": "", "__holds": "AKIAOLD"}),
+            "that hold AKIAOLD to get its successor; found that other would go on with it, as",
         ),
     ],
-    (
-        "playbooks/rotate_aws_credentials.yml",
-        "Refuse to go on while a host carries another key",
-    ): [
+    ("playbooks/rotate_aws_credentials.yml", "Refuse to go on while a host holds another key"): [
         (
-            STATIC
-            | {"groups": team("AKIANEW"), "hostvars": {"other": look(access_key_id="AKIAOLD")}},
-            "every host to carry AKIANEW; found AKIANEW, AKIAOLD among server, other; the old key",
+            STATIC | rotating("AKIANEW", look(access_key_id="AKIAOLD")),
+            "every host to hold AKIANEW; found AKIANEW, AKIAOLD among server, other; the old key",
         ),
     ],
 }
@@ -719,15 +688,17 @@ HELD = {
     "playbooks/rotate_admin_password.yml": [BASIC],
     "playbooks/rotate_server_secrets.yml": [{}],
     "playbooks/credentials_status.yml": [{"credentials_max_age_days": 1_000_000}],
-    "playbooks/rotate_database_password.yml": [DATABASE | {"postgresql_admin_password": SECRET}],
+    "playbooks/rotate_database_password.yml": [ADMINISTERED | {"__turn": {"comes": "mlflow_a"}}],
     "playbooks/rotate_aws_credentials.yml": [
+        STATIC | rotating("AKIANEW", look() | {"__holds": "AKIANEW"}),
+    ],
+    "playbooks/tasks/key_refusals.yml": [
         STATIC
         | KEY_FILE
+        | rotating("tracking", look() | STATIC | KEY_FILE)
         | {
             "aws_credentials_probe_uri": "s3://bucket/prefix",
-            "groups": team("tracking"),
             "ansible_play_hosts": ["server", "other"],
-            "hostvars": {"other": look() | STATIC | KEY_FILE},
         },
     ],
 }

@@ -40,7 +40,8 @@ database:
 """
 
 # All tasks that change something of this host, in their order, by words of their names and which of
-# several of that name it is: the preflights have the first ones. Each run is killed at one of them, drawn as scenario.draw() says.
+# several of that name it is: the preflights have the first ones. Each run is killed at one of them,
+# drawn as scenario.draw() says.
 TASKS = [
     ("Converge | Install what is missing", 1),
     ("Server | Write settings", 2),
