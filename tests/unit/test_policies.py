@@ -288,3 +288,27 @@ def test_nobody_becomes_another_user_than_root(task):
     A module that works as somebody becomes them itself.
     """
     assert "become_user" not in task
+
+
+def names_given(item):
+    """Return the names of variables that a play, block or task gives, itself or in what it has."""
+    found = set(item.get("vars", {})) | {item.get("register", "__")}
+    found |= set(item.get("ansible.builtin.set_fact", {})) - {"cacheable"}
+    lists = ("tasks", "pre_tasks", "post_tasks", "block", "rescue", "always")
+    return found.union(*(names_given(inner) for key in lists for inner in item.get(key, [])))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [*TASK_FILES, *OF_PLAYBOOKS, *sorted(ROOT.glob("playbooks/vars/*.yml"))],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
+def test_no_name_is_one_that_an_operator_may_have(path):
+    """A play's or task's variable hides one of the same name in the operator's own templates, such
+    as a `servers` of theirs in a setting of ours. So each is a role's, or begins with two dashes.
+    """
+    content = load(path)
+    given = set(content) if isinstance(content, dict) else set().union(*map(names_given, content))
+    roles = tuple(f"{role.name}_" for role in ROOT.glob("roles/*"))
+    ours = ("__", "ansible_", *roles)
+    assert [name for name in sorted(given) if not name.startswith(ours)] == []
