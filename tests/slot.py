@@ -4,12 +4,13 @@ import json
 
 from control import ROOT
 
-# Runs on the host's Python: mlflow_roll's own way, with what is tried on top of the environment.
-CODE = f"""{(ROOT / "plugins/module_utils/mlflow_slot.py").read_text()}
+# Runs on the host's Python: the modules' own way, with what is tried on top of the environment.
+CODE = f"""{(ROOT / "plugins/module_utils/slots.py").read_text()}
 import json, os, subprocess, sys
 
 words, environment = json.loads(sys.argv[1])
-slot = Path("/etc/mlflow", Path(os.readlink("/etc/mlflow/current.sock")).parent.name)
+instance = Instance("mlflow")
+slot = instance.config / instance.linked()
 more = Path("/run/mlflow-tried.env")
 more.touch(0o600)
 more.write_text("".join(f'{{name}}="{{value}}"\\n' for name, value in environment.items()))

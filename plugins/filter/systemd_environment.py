@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
-
-ESCAPED = str.maketrans({character: f"\\{character}" for character in '\\"$`'})
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.environment import text_of
 
 
 def systemd_environment(settings: dict, comment: str = "Managed by Ansible.") -> str:
-    """Return an environment file as systemd reads it: EnvironmentFile= in systemd.exec(5).
-
-    Args:
-        settings: Values by the names of the variables, each taken for text.
-        comment: What the file says of itself; lines are made of it here.
-    """
-    lines = [f"# {line}" for line in textwrap.wrap(comment, 98)]
-    lines += [f'{name}="{str(settings[name]).translate(ESCAPED)}"' for name in sorted(settings)]
-    return "".join(f"{line}\n" for line in lines)
+    """Return the text of an environment file with these settings and a comment above them."""
+    return text_of(settings, comment)
 
 
 class FilterModule:

@@ -38,24 +38,24 @@ def as_user(account: pwd.struct_passwd, wanted: str, work: Callable[[], dict]) -
         work: Returns what JSON can hold.
 
     Raises:
-        Refused: `work` did, or ended with an error.
+        Refused: `work` did, or ended with an error; or to become that user did.
     """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         try:
             os.close(reading)
-            if os.geteuid() == 0:
-                os.initgroups(account.pw_name, account.pw_gid)
-                os.setgid(account.pw_gid)
-                os.setuid(account.pw_uid)
-            os.umask(0o077)
-            kept = {k: v for k, v in os.environ.items() if k.lower().endswith("_proxy")}
-            os.environ.clear()
-            os.environ.update(kept, HOME=account.pw_dir, USER=account.pw_name, LANG="C.UTF-8")
-            os.environ.update(LOGNAME=account.pw_name, PATH="/usr/local/bin:/usr/bin:/bin")
-            os.chdir("/")
             try:
+                if os.geteuid() == 0:
+                    os.initgroups(account.pw_name, account.pw_gid)
+                    os.setgid(account.pw_gid)
+                    os.setuid(account.pw_uid)
+                os.umask(0o077)
+                kept = {k: v for k, v in os.environ.items() if k.lower().endswith("_proxy")}
+                os.environ.clear()
+                os.environ.update(kept, HOME=account.pw_dir, USER=account.pw_name, LANG="C.UTF-8")
+                os.environ.update(LOGNAME=account.pw_name, PATH="/usr/local/bin:/usr/bin:/bin")
+                os.chdir("/")
                 result = {"done": work()}
             except Refused as refused:
                 result = {"refused": str(refused)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,21 @@ def write(path: Path, text: str | bytes, mode: int, owner: int = -1, group: int 
         os.fsync(descriptor)
     new.replace(path)
     sync(path.parent)
+
+
+def read(path: Path) -> str | None:
+    """Return the text of a file as `write` takes it, whatever its bytes; None if there is none."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return path.read_bytes().decode("utf-8", "surrogateescape")
+    return None
+
+
+def remove(path: Path) -> None:
+    """Remove a file, a link or a folder with all that is in it, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def sync(path: Path) -> None:
@@ -76,7 +92,7 @@ def in_memory(*texts: str) -> Iterator[list[str]]:
     with contextlib.ExitStack() as files:
         paths = []
         for text in texts:
-            # Unbuffered, so that who reads the path finds it all.
+            # Unbuffered, so that readers of the path find it all.
             file = files.enter_context(os.fdopen(os.memfd_create("ansible"), "wb", buffering=0))
             file.write(text.encode("utf-8", "surrogateescape"))
             paths.append(f"/proc/self/fd/{file.fileno()}")

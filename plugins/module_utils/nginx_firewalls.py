@@ -1,7 +1,7 @@
 """Whether a firewall that somebody has set up on the host lets clients reach nginx.
 
-Nothing is changed. What is not clear counts as let in: who is warned for nothing soon reads no
-warning.
+Nothing is changed. What is not clear counts as admitted: operators who are warned for nothing stop
+reading warnings.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 import shlex
 from pathlib import Path
 
-# The role firewall's own: it knows what it lets in.
+# The role firewall's own, which admits what is served.
 TABLE = ["inet", "mlflow_firewall"]
 
 
@@ -25,7 +25,7 @@ def takes_in(text: str, port: int) -> bool:
 
 
 def ufw_admits(status: str, port: int) -> bool:
-    """Tell whether ufw lets a port in, by what `ufw status verbose` says."""
+    """Tell whether ufw admits clients to a port, by what `ufw status verbose` says."""
     if re.search(r"(?m)^Default: allow \(incoming\)", status):
         return True
     for target in re.findall(r"(?m)^(\S.*?) +(?:ALLOW|LIMIT) IN ", status):
@@ -88,6 +88,7 @@ class Firewalls:
 
     @staticmethod
     def sentences(ports: list[int], firewall: str, remedy: str) -> list[str]:
+        """Return a warning about ports that are closed, none if there are none."""
         names = " and ".join(map(str, ports))
         many = len(ports) > 1
         return [
@@ -112,6 +113,7 @@ class Firewalls:
         return found
 
     def zone_admits(self, text: str, port: int) -> bool:
+        """Tell whether a zone or a policy admits clients to a port, by firewalld's text of it."""
         fields = dict(re.findall(r"(?m)^  ([\w-]+): *(.*)", text))
         if fields.get("target") == "ACCEPT" or "tcp" in fields.get("protocols", "").split():
             return True
@@ -141,13 +143,14 @@ class Firewalls:
     # iptables.
 
     def chain_admits(self, program: str, port: int) -> bool:
+        """Tell whether iptables, or ip6tables, admits clients to a port."""
         said = self.ask(f"/usr/sbin/{program}", "-S")
         verdict = verdict_of("INPUT", said, port)
         return "-P INPUT DROP" not in said if verdict is None else verdict
 
 
 def verdict_of(chain: str, said: str, port: int, depth: int = 0) -> bool | None:
-    """Return whether a chain lets a port in or keeps it out, None if it decides neither.
+    """Return whether a chain admits clients to a port or not, None if it decides neither.
 
     Args:
         said: All rules, as `iptables -S` prints them.

@@ -80,6 +80,10 @@ import time
 from datetime import UTC, datetime
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals import (
+    Refused,
+    refusing,
+)
 
 try:
     import boto3
@@ -92,10 +96,6 @@ except ImportError:
 DAY = 86400
 # A key that was made within this many seconds of the intention was made by that run.
 MINTING = 900
-
-
-class Refused(Exception):
-    """What is there is for a person to look at, in words for the operator."""
 
 
 def short(keys) -> str:
@@ -308,21 +308,20 @@ def main() -> None:
     )
     user = module.params["user"]
     keys = None
-    if user and not has_boto3:
-        module.fail_json(
-            msg="Wanted boto3, to ask AWS for access keys; found none in the Python that runs "
-            "Ansible; run `make setup`, or install boto3 there."
-        )
-    try:
+    with refusing(module, answer=lambda: {"keys": dated(keys)}):
+        if user and not has_boto3:
+            raise Refused(
+                "Wanted boto3, to ask AWS for access keys; found none in the Python that runs "
+                "Ansible; run `make setup`, or install boto3 there."
+            )
         if user:
-            keys = ask(boto3.client("iam"), user)
+            try:
+                keys = ask(boto3.client("iam"), user)
+            except (BotoCoreError, ClientError) as error:
+                raise Refused(refusal(error, user)) from None
         if not module.params["wanted"]:
             module.exit_json(changed=False, keys=dated(keys))
         decision = decide(keys, now=time.time(), **module.params)
-    except Refused as error:
-        module.fail_json(msg=str(error), keys=dated(keys))
-    except (BotoCoreError, ClientError) as error:
-        module.fail_json(msg=refusal(error, user))
     module.exit_json(changed=False, keys=dated(keys), **decision)
 
 

@@ -61,21 +61,29 @@ changed_at:
   returned: success
 """
 
-import json
 import os
 import pwd
 import re
 import subprocess
-import traceback
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.accounts import (
+    as_user,
+)
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.files import (
+    in_memory,
+    write,
+)
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals import (
+    Refused,
+    refusing,
+)
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.system import (
+    require_root,
+)
 
 REPLACED = "mlflow_ansible_replaced_access_key_id"
-
-
-class Refused(Exception):
-    """The probe's answer, in words for the operator."""
 
 
 def blocks_of(text: str) -> list[list[str]]:
@@ -121,28 +129,6 @@ def edited(text: str, section: str, options: dict[str, str]) -> str:
     return "".join(f"{line}\n" for block in blocks for line in block)
 
 
-def put(path: Path, text: str) -> None:
-    """Write a file that only its owner may read, at once or not at all."""
-    path = Path(os.path.realpath(path))
-    path.parent.mkdir(mode=0o700, exist_ok=True)
-    # One fixed name, so that a run that is killed leaves at most this one behind.
-    beside = path.with_name(f".{path.name}.mlflow-ansible")
-    beside.unlink(missing_ok=True)
-    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(descriptor)
-    beside.replace(path)
-
-
-def in_memory(text: str) -> int:
-    """Return a descriptor of a file that is on no disk; it has the path /proc/self/fd/<number>."""
-    descriptor = os.memfd_create("aws")
-    os.write(descriptor, text.encode())
-    return descriptor
-
-
 class Profile:
     """One profile of a user's files.
 
@@ -182,26 +168,23 @@ class Profile:
 
     def prove(self, texts: list[str], python: str, script: str, uri: str) -> None:
         """Run the probe with these texts for files; raise Refused with what it says."""
-        descriptors = [in_memory(text) for text in texts]
-        credentials, config = (f"/proc/self/fd/{descriptor}" for descriptor in descriptors)
-        done = subprocess.run(
-            [python, "-", "artifacts", uri],
-            input=script,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            cwd="/",
-            pass_fds=descriptors,
-            env=os.environ
-            | {
-                "HOME": self.home,
-                "AWS_PROFILE": self.name,
-                "AWS_SHARED_CREDENTIALS_FILE": credentials,
-                "AWS_CONFIG_FILE": config,
-            },
-        )
-        for descriptor in descriptors:
-            os.close(descriptor)
+        with in_memory(*texts) as (credentials, config):
+            done = subprocess.run(
+                [python, "-", "artifacts", uri],
+                input=script,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                cwd="/",
+                pass_fds=[int(Path(path).name) for path in (credentials, config)],
+                env=os.environ
+                | {
+                    "HOME": self.home,
+                    "AWS_PROFILE": self.name,
+                    "AWS_SHARED_CREDENTIALS_FILE": credentials,
+                    "AWS_CONFIG_FILE": config,
+                },
+            )
         if done.returncode:
             raise Refused(done.stderr.strip() or f"The probe ended with code {done.returncode}.")
 
@@ -209,7 +192,10 @@ class Profile:
         """Write what differs; the key last, as the settings go with it."""
         for path, former, text in reversed(list(zip(self.paths, self.texts, texts, strict=True))):
             if text != former:
-                put(path, text)
+                # A link of the user's stays one.
+                path = Path(os.path.realpath(path))
+                path.parent.mkdir(mode=0o700, exist_ok=True)
+                write(path, text, 0o600)
             elif path.exists() and path.stat().st_mode & 0o077:
                 path.chmod(0o600)
         self.texts = texts
@@ -218,41 +204,6 @@ class Profile:
         """Tell whether `write` would change something."""
         open_to_others = [p for p in self.paths if p.exists() and p.stat().st_mode & 0o077]
         return texts != self.texts or bool(open_to_others)
-
-
-def as_user(account, work) -> dict:
-    """Return what `work` returns when it runs in a child process that is that user's.
-
-    Without pipelining Ansible becomes another user only by files that both can read, for which some
-    ways to reach a host have no means (its guide on privilege escalation has the list).
-    """
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(reading)
-            try:
-                os.initgroups(account.pw_name, account.pw_gid)
-                os.setgid(account.pw_gid)
-                os.setuid(account.pw_uid)
-                os.umask(0o077)
-                os.chdir("/")
-                found = work()
-            except Exception as error:
-                last = traceback.extract_tb(error.__traceback__)[-1]
-                found = {
-                    "refused": f"Wanted to become {account.pw_name} and see to ~/.aws; found "
-                    f"{type(error).__name__}: {error} (line {last.lineno}); fix that and run again."
-                }
-            with os.fdopen(writing, "w") as stream:
-                json.dump(found, stream)
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as stream:
-        said = stream.read()
-    os.waitpid(child, 0)
-    return json.loads(said) if said else {"refused": "Wanted an answer; found none; run again."}
 
 
 def ensure(params: dict, account, check: bool) -> dict:
@@ -264,33 +215,28 @@ def ensure(params: dict, account, check: bool) -> dict:
         check: Change and try nothing.
 
     Returns:
-        Whether something changed and which key there is, or under `refused` why nothing did.
+        Whether something changed and which key there is.
+
+    Raises:
+        Refused: The probe was refused; nothing was written.
     """
     changed = False
-    try:
-        profile = Profile(account.pw_dir, params["profile"])
-        if params["state"] != "looked":
-            texts = profile.wanted(
-                params["access_key_id"],
-                params["secret_access_key"],
-                params["settings"],
-                params["forget"],
-            )
-            # In check mode what the probe needs may not be there yet.
-            if params["probe_uri"] and not check:
-                python, script = params["probe_python"], params["probe_script"]
-                profile.prove(texts, python, script, params["probe_uri"])
-            changed = params["state"] == "present" and profile.differs(texts)
-            if changed and not check:
-                profile.write(texts)
-        return {"changed": changed, **profile.key()}
-    except Refused as error:
-        return {"refused": str(error)}
-    except OSError as error:
-        return {
-            "refused": "Wanted to read, try and write the files in ~/.aws of "
-            f"{account.pw_name}; found {error}; fix that and run again."
-        }
+    profile = Profile(account.pw_dir, params["profile"])
+    if params["state"] != "looked":
+        texts = profile.wanted(
+            params["access_key_id"],
+            params["secret_access_key"],
+            params["settings"],
+            params["forget"],
+        )
+        # In check mode what the probe needs may not be there yet.
+        if params["probe_uri"] and not check:
+            python, script = params["probe_python"], params["probe_script"]
+            profile.prove(texts, python, script, params["probe_uri"])
+        changed = params["state"] == "present" and profile.differs(texts)
+        if changed and not check:
+            profile.write(texts)
+    return {"changed": changed, **profile.key()}
 
 
 def main() -> None:
@@ -315,18 +261,17 @@ def main() -> None:
         supports_check_mode=True,
     )
     params = module.params
-    if os.geteuid() != 0:
-        module.fail_json(msg=f"Wanted root; found uid {os.geteuid()}; set `become: true`.")
-    try:
-        account = pwd.getpwnam(params["user"])
-    except KeyError:
-        module.fail_json(
-            msg=f"Wanted the user {params['user']}, whose key it is; found none; make them, or "
-            "correct the name."
-        )
-    found = as_user(account, lambda: ensure(params, account, module.check_mode))
-    if "refused" in found:
-        module.fail_json(msg=found["refused"])
+    with refusing(module):
+        require_root()
+        try:
+            account = pwd.getpwnam(params["user"])
+        except KeyError:
+            raise Refused(
+                f"Wanted the user {params['user']}, whose key it is; found none; make them, or "
+                "correct the name."
+            ) from None
+        wanted = f"to read, try and write the files in ~/.aws of {account.pw_name}"
+        found = as_user(account, wanted, lambda: ensure(params, account, module.check_mode))
     module.exit_json(**found)
 
 

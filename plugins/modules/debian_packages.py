@@ -51,11 +51,19 @@ import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals import (
+    Refused,
+    refusing,
+)
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.system import (
+    HALF,
+    explain,
+    package_states,
+    require_root,
+)
 
 LISTS_SECONDS = 3600
 LOCK_SECONDS = 600
-# Between installed and not: dpkg was interrupted.
-HALF = {"half-installed", "unpacked", "half-configured", "triggers-awaited", "triggers-pending"}
 ENVIRONMENT = {
     "DEBIAN_FRONTEND": "noninteractive",
     "APT_LISTBUGS_FRONTEND": "none",
@@ -118,15 +126,6 @@ FAILURES = [
 ]
 
 
-class Refused(Exception):
-    """What is wanted cannot be had, in words for the operator."""
-
-
-def redact(text: str) -> str:
-    """Return a text without the names and passwords in its URLs."""
-    return re.sub(r"://[^/\s@'\"]+@", "://****@", text)
-
-
 class Packages:
     """The packages of a host.
 
@@ -142,19 +141,13 @@ class Packages:
 
     # What is found.
 
-    def states(self) -> dict:
-        """Return {package: state} of all that dpkg knows."""
-        show = "--showformat=${Package} ${db:Status-Status}\n"
-        lines = self.run(["dpkg-query", "--show", show])[1].splitlines()
-        return dict(line.split() for line in lines if line.count(" ") == 1)
-
     def missing(self) -> list[str]:
-        states = self.states()
+        states = package_states(self.run)
         return [name for name in dict.fromkeys(self.names) if states.get(name) != "installed"]
 
     def plan(self) -> list[str]:
         """Return in words what there is to do."""
-        half = sorted(name for name, state in self.states().items() if state in HALF)
+        half = sorted(name for name, state in package_states(self.run).items() if state in HALF)
         return [f"finish {name}" for name in half if name not in self.names] + [
             f"install {name}" for name in self.missing()
         ]
@@ -214,7 +207,10 @@ class Packages:
             said += self.call(UPDATE)[1]
             code, error = self.call([*INSTALL, *names])
         if code:
-            raise self.explain(said + error)
+            said += error
+            # Beside these lines apt and dpkg say what they are doing.
+            errors = re.findall(r"(?m)^(?:E:|W:|dpkg| \w).*", said)
+            raise explain(self.wanted(), said, FAILURES, list(dict.fromkeys(errors)))
 
     def call(self, command: list[str]) -> tuple[int, str]:
         """Run a command and return (rc, output). Waits for locks: apt itself not for all of them.
@@ -243,14 +239,6 @@ class Packages:
     def wanted(self) -> str:
         return f"the Debian package{'s' * (len(self.names) > 1)} {' and '.join(self.names)}"
 
-    def explain(self, said: str) -> Refused:
-        """Return the refusal for what apt or dpkg said when it failed."""
-        known = ((found, remedy) for pattern, found, remedy in FAILURES if re.search(pattern, said))
-        found, remedy = next(known, ("an error", "fix what it says"))
-        lines = dict.fromkeys(re.findall(r"(?m)^(?:E:|W:|dpkg| \w).*", said)) or said.splitlines()
-        last = redact("\n".join(list(lines)[-6:]))
-        return Refused(f"Wanted {self.wanted()}; found {found}; {remedy}. The last lines:\n{last}")
-
 
 def main():
     module = AnsibleModule(
@@ -260,25 +248,20 @@ def main():
         },
         supports_check_mode=True,
     )
-    if os.geteuid() != 0:
-        module.fail_json(msg=f"Wanted root; found uid {os.geteuid()}; set `become: true`.")
-    if not os.path.exists("/usr/bin/apt-get"):
-        module.fail_json(
-            msg="Wanted a system of Debian's family; found no apt-get; take this host out of the "
-            "inventory."
-        )
 
     def run(command):
         code, out, error = module.run_command(command, environ_update=ENVIRONMENT)
         return code, out + error
 
     packages = Packages(module.params, run)
-    try:
+    with refusing(module, packages.wanted()):
+        require_root()
+        if not os.path.exists("/usr/bin/apt-get"):
+            raise Refused(
+                "Wanted a system of Debian's family; found no apt-get; take this host out of the "
+                "inventory."
+            )
         plan = packages.plan() if module.check_mode else packages.apply()
-    except Refused as refusal:
-        module.fail_json(msg=str(refusal))
-    except OSError as error:
-        module.fail_json(msg=f"Wanted {packages.wanted()}; found {error}; fix that and run again.")
     module.exit_json(
         changed=bool(plan), plan=plan, diff={"before": "", "after": "".join(f"{p}\n" for p in plan)}
     )

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Let in what is listed and nothing else, by a table of nftables that takes itself back."""
+"""Admit what is listed and nothing else, by a table of nftables that takes itself back."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ options:
     required: true
   name: {description: Name of this set of rules., type: str, default: mlflow}
   rules:
-    description: What is let in.
+    description: What is admitted.
     type: list
     elements: dict
     default: []
@@ -55,9 +55,6 @@ installed: {description: Whether nft is installed., type: bool, returned: succes
 plan: {description: What is (to be) done., type: list, elements: str, returned: success}
 """
 
-import contextlib
-import fcntl
-import glob
 import ipaddress
 import json
 import os
@@ -66,6 +63,16 @@ import shutil
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.files import read, write
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.locks import hold
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.network import (
+    holders,
+    proc_text,
+)
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals import (
+    Refused,
+    refusing,
+)
 
 MARKER = "# Written by Ansible (role firewall): edits are lost.\n"
 TABLE = "inet mlflow_firewall"
@@ -140,10 +147,6 @@ WantedBy=sysinit.target
 """
 
 
-class Refused(Exception):
-    """The host does not allow what is wanted."""
-
-
 def networks(rule: dict, here: list[str]) -> list:
     """Return the networks of a rule, none of them within another; `here` are the host's own."""
     found = []
@@ -188,7 +191,7 @@ def render(ports: list[int], sets: dict[str, str], trial: bool = False) -> str:
     Args:
         ports: Where SSH is.
         sets: Statements by the name of their set.
-        trial: Whether connections are let in that are older than the table.
+        trial: Whether connections are admitted that are older than the table.
     """
     # The kernel may have begun to follow connections only with this table: one that it has not yet
     # seen a packet of looks like a new one, without the SYN that a new one begins with.
@@ -243,13 +246,8 @@ class Firewall:
 
     # What is found.
 
-    def read(self, path: Path) -> str:
-        try:
-            return path.read_text(errors="replace")
-        except OSError:
-            return ""
-
     def look(self) -> None:
+        """Find out what is installed, loaded, enabled and on trial, and where systemd has SSH."""
         units = [UNIT, f"{ROLLBACK}.timer", "firewalld.service", "ssh.socket"]
         properties = "--property=Id,ActiveState,UnitFileState,Listen"
         shown = self.run(["systemctl", "show", *units, properties])[1]
@@ -273,11 +271,10 @@ class Firewall:
         """
         pid = os.getpid()
         while pid > 1:
-            environment = self.read(self.proc / str(pid) / "environ").split("\0")
-            for variable in environment:
+            for variable in proc_text(self.proc, pid, "environ").split("\0"):
                 if variable.startswith("SSH_CONNECTION="):
                     return variable.partition("=")[2].split()
-            parent = re.search(r"(?m)^PPid:\s*(\d+)", self.read(self.proc / str(pid) / "status"))
+            parent = re.search(r"(?m)^PPid:\s*(\d+)", proc_text(self.proc, pid, "status"))
             pid = int(parent[1]) if parent else 0
         return []
 
@@ -288,16 +285,9 @@ class Firewall:
         """
         found = {int(port) for port in self.sockets if "ssh.socket" in self.active}
         found.update(int(port) for port in self.connection()[3:])
-        ports = {}
-        for table in ("tcp", "tcp6"):
-            for fields in map(str.split, self.read(self.proc / "net" / table).splitlines()[1:]):
-                if fields[3] == "0A":
-                    ports[f"socket:[{fields[9]}]"] = int(fields[1].rpartition(":")[2], 16)
         for folder in self.proc.glob("[0-9]*"):
-            if re.match(r"sshd: .*\[listener\]", self.read(folder / "cmdline")):
-                for link in glob.glob(f"{folder}/fd/*"):
-                    with contextlib.suppress(OSError):
-                        found.update({ports[name] for name in [os.readlink(link)] if name in ports})
+            if re.match(r"sshd: .*\[listener\]", proc_text(self.proc, folder.name, "cmdline")):
+                found.update(port for _, port in holders(self.proc, folder.name))
         return sorted(found)
 
     def own_networks(self) -> list[str]:
@@ -338,7 +328,7 @@ class Firewall:
 
     def check_others(self) -> None:
         """Refuse a host that has another firewall manager, and files that we did not write."""
-        enabled = re.search(r"(?mi)^ENABLED=yes", self.read(self.root / "etc/ufw/ufw.conf"))
+        enabled = re.search(r"(?mi)^ENABLED=yes", read(self.root / "etc/ufw/ufw.conf") or "")
         for name, there, off in (
             ("firewalld", "firewalld.service" in self.active, "systemctl disable --now firewalld"),
             ("ufw", enabled, "ufw disable"),
@@ -349,7 +339,7 @@ class Firewall:
                     f"rules in firewall_rules and run `{off}`, or leave firewall_enabled false."
                 )
         for path in (self.file, self.unit):
-            if path.is_symlink() or not (self.read(path) or MARKER).startswith(MARKER):
+            if path.is_symlink() or not (read(path) or MARKER).startswith(MARKER):
                 raise Refused(
                     f"Wanted {path} to be this role's, or absent; found another's; move it away."
                 )
@@ -373,13 +363,13 @@ class Firewall:
         near = any("samenet" in (rule.get("from") or []) for rule in rules)
         lines = statements(rules, self.own_networks() if near else [])
         # Another set may be on trial at this moment, by the same play.
-        sets = sets_of(self.read(self.trial if self.pending else self.file))
+        sets = sets_of(read(self.trial if self.pending else self.file) or "")
         others = {n: sets[n] for n in sets if n not in [name, *self.params["replaces"]]}
         self.sets = others | ({name: lines} if lines else {})
         self.ports = self.ssh_ports()
         self.text = render(self.ports, self.sets)
-        plan = ["rules"] * (self.read(self.file) != self.text)
-        plan += ["unit"] * (self.read(self.unit) != UNIT_TEXT) + ["enable"] * (not self.enabled)
+        plan = ["rules"] * (read(self.file) != self.text)
+        plan += ["unit"] * (read(self.unit) != UNIT_TEXT) + ["enable"] * (not self.enabled)
         if not self.installed:
             return ["install", *plan, "load"]
         wanted = self.listing(self.text)
@@ -398,8 +388,9 @@ class Firewall:
             self.stop_timer()
         self.trial.parent.mkdir(mode=0o700, exist_ok=True)
         loaded = self.listing() is not None
-        self.put(self.former, (loaded and self.read(self.file)) or DELETE)
-        self.put(self.trial, self.over() + render(self.ports, self.sets, trial=True))
+        write(self.former, (loaded and read(self.file)) or DELETE, 0o644)
+        text = self.over() + render(self.ports, self.sets, trial=True)
+        write(self.trial, text, 0o644)
         self.must(
             *["systemd-run", "--quiet", "--collect", f"--unit={ROLLBACK}"],
             *[f"--on-active={self.params['rollback_timeout']}", "--timer-property=AccuracySec=1s"],
@@ -410,6 +401,7 @@ class Firewall:
         self.must(NFT, "-f", str(self.trial))
 
     def over(self) -> str:
+        """Return a comment that says over which connection this runs."""
         return f"# tried over: {' '.join(self.connection())}\n"
 
     def confirm(self, plan: list[str]) -> None:
@@ -418,7 +410,7 @@ class Firewall:
             # Confirmed with another set that was on trial.
             return
         seconds = self.params["rollback_timeout"]
-        tried = self.read(self.trial)
+        tried = read(self.trial) or ""
         if not self.pending or not tried.endswith(render(self.ports, self.sets, trial=True)):
             raise Refused(
                 f"Wanted rules that are on trial; found that {seconds} seconds are over and the "
@@ -431,10 +423,10 @@ class Firewall:
                 "former rules again."
             )
         self.unit.parent.mkdir(parents=True, exist_ok=True)
-        self.put(self.file, self.text)
+        write(self.file, self.text, 0o644)
         # From here on the timer, should it still strike, loads what is confirmed.
-        self.put(self.former, self.text)
-        self.put(self.unit, UNIT_TEXT)
+        write(self.former, self.text, 0o644)
+        write(self.unit, UNIT_TEXT, 0o644)
         self.must("systemctl", "daemon-reload")
         self.must("systemctl", "enable", UNIT)
         self.stop_timer()
@@ -444,7 +436,8 @@ class Firewall:
     def left(self) -> list[str]:
         """Return what `remove` is to remove. Changes nothing."""
         self.look()
-        paths = [path for path in (self.unit, self.file) if self.read(path).startswith(MARKER)]
+        own = (self.unit, self.file)
+        paths = [path for path in own if (read(path) or "").startswith(MARKER)]
         paths += [self.trial.parent] * self.trial.parent.exists()
         table = self.installed and self.listing() is not None
         return ["timer"] * self.pending + [str(path) for path in paths] + ["table"] * table
@@ -465,20 +458,13 @@ class Firewall:
             shutil.rmtree(self.trial.parent)
 
     def stop_timer(self) -> None:
+        """Stop what would put the former rules back."""
         for kind in ("timer", "service"):
             # Without its timer, which may strike at this moment, the service is unloaded.
             self.must("systemctl", "stop", f"{ROLLBACK}.{kind}", fine=(0, NOT_LOADED))
 
-    def put(self, path: Path, text: str) -> None:
-        """Write a file, at once or not at all."""
-        new = path.with_name(f".{path.name}.new")
-        with new.open("w") as stream:
-            stream.write(text)
-            os.fchmod(stream.fileno(), 0o644)
-            os.fsync(stream.fileno())
-        new.replace(path)
-
-    def must(self, *command: str, fine: tuple = (0,)) -> None:
+    def must(self, *command: str, fine: tuple[int, ...] = (0,)) -> None:
+        """Run a command, and refuse to go on if its exit code is not one of those."""
         code, _, output = self.run(list(command))
         if code not in fine:
             raise Refused(
@@ -503,18 +489,19 @@ def main():
         },
         supports_check_mode=True,
     )
-    # Two names of the inventory may be one host, with a set each. Held until this process ends.
-    fcntl.flock(os.open("/run", os.O_RDONLY), fcntl.LOCK_EX)
+    hold()
     firewall = Firewall(module.params, module.run_command)
     removing = module.params["step"] == "remove"
-    try:
+    with refusing(module):
         plan = firewall.left() if removing else firewall.plan()
-        before = firewall.read(firewall.file)
+        before = read(firewall.file) or ""
         if not module.check_mode:
-            steps = {"try": "try_out"}
-            getattr(firewall, steps.get(module.params["step"], module.params["step"]))(plan)
-    except Refused as refused:
-        module.fail_json(msg=str(refused))
+            steps = {
+                "try": firewall.try_out,
+                "confirm": firewall.confirm,
+                "remove": firewall.remove,
+            }
+            steps[module.params["step"]](plan)
     module.exit_json(
         name=module.params["name"],
         changed=bool(plan),

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -13,11 +12,33 @@ import re
 import shutil
 import ssl
 import subprocess
-import time
-import traceback
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.accounts import (
+    as_user,
+)
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.files import (
+    write,
+)
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.locks import (
+    locked,
+)
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.pythons import (
+    dotted,
+    require_python,
+)
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals import (
+    Refused,
+    refusing,
+)
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.system import (
+    execute,
+    explain,
+    require_debian,
+    require_packages,
+    require_root,
+)
 
 DOCUMENTATION = r"""
 module: mlflow_client_virtualenv
@@ -75,8 +96,6 @@ plan:
 """
 
 PYTHON = "/usr/bin/python3"
-# The lists of requirements hold for these.
-OLDEST, NEWEST = (3, 11), (3, 14)
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 # Seconds after which a run that is at work in the virtualenv is not waited for any longer.
 LOCK_SECONDS = 900
@@ -84,19 +103,15 @@ LOCK_SECONDS = 900
 OURS = ".mlflow_client"
 # Read by every Python that starts from the virtualenv: site.py runs its lines.
 SETTINGS = "mlflow_client.pth"
-
-
-class Refused(Exception):
-    """What is wanted cannot be had, in words for the operator."""
-
-
-def dotted(version: tuple) -> str:
-    return ".".join(map(str, version))
-
-
-def redact(text: str) -> str:
-    """Return a text without the names and passwords in its URLs."""
-    return re.sub(r"://[^/\s@'\"]+@", "://****@", text)
+# Nothing of it is known: which index pip uses is up to the machine.
+FAILURES = [
+    (
+        "",
+        "an error",
+        "fix what it says (index and proxy are those of pip on that machine, /etc/pip.conf), then "
+        "run again",
+    )
+]
 
 
 def settings_text(environment: dict) -> str:
@@ -179,12 +194,11 @@ class Virtualenv:
             *version, complete = map(int, said)
         except (OSError, ValueError):
             version, complete = [], 0
-        if not OLDEST <= tuple(version) <= NEWEST:
-            raise Refused(
-                f"Wanted Python {dotted(OLDEST)} to {dotted(NEWEST)} as {self.python}; found "
-                f"{dotted(tuple(version)) or 'none that runs'}; upgrade the machine to Debian 12, "
-                "Ubuntu 24.04 or newer, or take it out of the inventory."
-            )
+        remedy = (
+            "upgrade the machine to Debian 12, Ubuntu 24.04 or newer, or take it out of the "
+            "inventory"
+        )
+        require_python(tuple(version), self.python, remedy)
         self.packages += ["python3-venv"] * (not complete)
         self.packages += ["ca-certificates"] * (not os.path.exists(CA_BUNDLE))
         return dotted(tuple(version))
@@ -243,14 +257,12 @@ class Virtualenv:
         """Do what `plan` tells, and return it."""
         if not self.plan():
             return []
-        if self.packages:
-            raise Refused(
-                f"Wanted the Debian packages {' and '.join(self.packages)}; found them missing; "
-                f"run `apt-get install {' '.join(self.packages)}`."
-            )
+        require_packages(self.packages)
         os.umask(0o022)
         (self.path / OURS).mkdir(parents=True, exist_ok=True)
-        with self.locked():
+        with locked(self.path / OURS, LOCK_SECONDS, self.refusal) as lock:
+            # What a killed run has started still holds the lock, until it ends.
+            self.keep_open = (lock,)
             # Another run may have done it meanwhile.
             plan, state = self.plan(), self.state()
             if "make the virtualenv" in plan:
@@ -276,27 +288,11 @@ class Virtualenv:
                 Path(self.params["directory"]).mkdir(parents=True, exist_ok=True)
         return plan
 
-    @contextlib.contextmanager
-    def locked(self):
-        """Hold our lock. What a killed run started still holds it, till it ends."""
-        folder = os.open(self.path / OURS, os.O_RDONLY)
-        self.keep_open = (folder,)
-        deadline = time.monotonic() + LOCK_SECONDS
-        try:
-            while True:
-                try:
-                    fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise Refused(
-                            f"Wanted {self.path} for ourselves; found another run at work in it "
-                            f"for {LOCK_SECONDS} s; wait for it, or end it."
-                        ) from None
-                time.sleep(0.1)
-            yield
-        finally:
-            os.close(folder)
+    def refusal(self, holder: str) -> str:
+        return (
+            f"Wanted {self.path} for ourselves; found another run at work in it for "
+            f"{LOCK_SECONDS} s ({holder}); wait for it, or end it."
+        )
 
     def make(self, state: dict) -> dict:
         """Make the virtualenv itself, and return how far we are then."""
@@ -319,12 +315,9 @@ class Virtualenv:
         state |= further
         self.put(self.state_file, json.dumps(state))
 
-    @staticmethod
-    def put(file: Path, text: str):
-        """Write a file, at once or not at all."""
-        new = file.with_name(f".{file.name}.new")
-        new.write_text(text)
-        new.replace(file)
+    def put(self, file: Path, text: str):
+        """Write a file that every program of the machine may read."""
+        write(file, text, 0o644)
 
     def install(self, options: list, **lists: str):
         """Let pip install what the lists name, from where pip is set to on this machine."""
@@ -353,22 +346,10 @@ class Virtualenv:
 
     def must(self, wanted: str, command: list, env: dict | None = None):
         """Run a command; raise Refused if it fails."""
-        done = subprocess.run(
-            [str(word) for word in command],
-            env={**os.environ, **(env or {})},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            pass_fds=self.keep_open,
-        )
+        done = execute(command, {**os.environ, **(env or {})}, self.keep_open)
         if done.returncode:
-            last = "\n".join((done.stderr.strip() or done.stdout.strip()).splitlines()[-6:])
-            raise Refused(
-                f"Wanted {wanted} in {self.path}; found an error; fix what it says (index and "
-                "proxy are those of pip on that machine, /etc/pip.conf), then run again. The last "
-                f"lines:\n{redact(last)}"
-            )
+            said = done.stderr.strip() or done.stdout
+            raise explain(f"{wanted} in {self.path}", said, FAILURES)
 
 
 def find_account(user: str):
@@ -382,66 +363,9 @@ def find_account(user: str):
         ) from None
 
 
-def check_system(text: str):
-    """Refuse a system without Debian's packages, by its os-release."""
-    found = dict(re.findall(r"^(\w+)=\"?(.*?)\"?$", text, re.M))
-    if "debian" not in f"{found.get('ID')} {found.get('ID_LIKE')}".split():
-        raise Refused(
-            "Wanted a system of Debian's family; found "
-            f"{found.get('PRETTY_NAME', 'no /etc/os-release')}; take this machine out of the "
-            "inventory, or install Debian 12 or newer on it."
-        )
-
-
 def absolute(path: str, home: str) -> str:
     """Return a path with the user's home for a leading `~`."""
     return os.path.normpath(re.sub(r"^~(?=/|$)", lambda _: home, path)) if path else ""
-
-
-def as_user(account, work) -> dict:
-    """Return what `work` returns when it runs in a child process that is that user's.
-
-    What the user can write to is nothing that root may follow: a link there can point anywhere.
-    """
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.close(reading)
-            if os.geteuid() == 0:
-                os.initgroups(account.pw_name, account.pw_gid)
-                os.setgid(account.pw_gid)
-                os.setuid(account.pw_uid)
-            kept = {k: v for k, v in os.environ.items() if k.lower().endswith("_proxy")}
-            os.environ.clear()
-            os.environ.update(kept, HOME=account.pw_dir, USER=account.pw_name, LANG="C.UTF-8")
-            os.environ.update(LOGNAME=account.pw_name, PATH="/usr/local/bin:/usr/bin:/bin")
-            os.chdir("/")
-            try:
-                result = work()
-            except Refused as refusal:
-                result = {"refused": str(refusal)}
-            except OSError as error:
-                result = {
-                    "refused": f"Wanted to make the virtualenv as {account.pw_name}; found "
-                    f"{error}; fix that and run again."
-                }
-            except Exception:
-                result = {"refused": traceback.format_exc()}
-            with os.fdopen(writing, "w") as stream:
-                json.dump(result, stream)
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading) as stream:
-        said = stream.read()
-    os.waitpid(child, 0)
-    if not said:
-        raise Refused("Wanted an answer; found that the process was killed; run again.")
-    result = json.loads(said)
-    if "refused" in result:
-        raise Refused(result["refused"])
-    return result
 
 
 def main():
@@ -459,11 +383,11 @@ def main():
         supports_check_mode=True,
     )
     params = module.params
-    if os.geteuid() != 0:
-        module.fail_json(msg=f"Wanted root; found uid {os.geteuid()}; set `become: true`.")
-    try:
-        release = Path("/etc/os-release")
-        check_system(release.read_text() if release.exists() else "")
+    with refusing(module):
+        require_root()
+        require_debian(
+            remedy="take this machine out of the inventory, or install Debian 12 or newer on it"
+        )
         account = find_account(params["user"])
         params |= {name: absolute(params[name], account.pw_dir) for name in ("path", "directory")}
 
@@ -472,9 +396,7 @@ def main():
             plan = virtualenv.plan() if module.check_mode else virtualenv.apply()
             return {"packages": virtualenv.packages, "plan": plan}
 
-        result = as_user(account, work)
-    except Refused as refusal:
-        module.fail_json(msg=str(refusal))
+        result = as_user(account, f"to make the virtualenv as {account.pw_name}", work)
     module.exit_json(
         changed=bool(result["plan"]),
         user=params["user"],

@@ -87,11 +87,11 @@ import os
 import pwd
 import re
 import subprocess
-from contextlib import ExitStack
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.mlflow_slot import settings_of
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.files import in_memory
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.slots import settings_of
 
 # With this code the script tells that the database did not let it in, or not with every right.
 NOT_LET_IN = 2
@@ -126,26 +126,20 @@ def run(given: dict, words: list[str]) -> tuple[int, str, str]:
     settings = {"HOME": home, "PATH": os.defpath}
     # Nothing is written beside the release, and nothing imported from where it is started.
     settings |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1"}
-    with ExitStack() as files:
-        opened = []
-
-        def in_memory(text: str) -> str:
-            """Return the path of a file with a text, for the script alone."""
-            file = files.enter_context(os.fdopen(os.memfd_create("text"), "wb"))
-            file.write(text.encode())
-            file.flush()
-            opened.append(file.fileno())
-            os.fchown(opened[-1], user.pw_uid, user.pw_gid)
+    with in_memory(given["script"], *map(str, given["files"].values())) as paths:
+        opened = [int(Path(path).name) for path in paths]
+        for file in opened:
+            os.fchown(file, user.pw_uid, user.pw_gid)
             # libpq wants a key to be its owner's alone.
-            os.fchmod(opened[-1], 0o400)
+            os.fchmod(file, 0o400)
+        if not given["user"]:
             # A program that the script starts has them by this process alone, which another user
             # may not look into.
-            return f"/proc/{'self' if given['user'] else os.getpid()}/fd/{opened[-1]}"
-
-        settings |= {name: in_memory(str(text)) for name, text in given["files"].items()}
-        settings |= environment_of(given)
+            paths = [path.replace("self", str(os.getpid())) for path in paths]
+        script, *files = paths
+        settings |= dict(zip(given["files"], files, strict=True)) | environment_of(given)
         done = subprocess.run(
-            [f"{given['release']}/bin/python", in_memory(given["script"]), *words],
+            [f"{given['release']}/bin/python", script, *words],
             input=settings_of(Path(given["former"]) if given["former"] else None),
             env=settings,
             cwd=home if os.path.isdir(home) else "/",

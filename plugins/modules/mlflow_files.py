@@ -85,7 +85,6 @@ RETURN = r"""
 written: {description: Paths that were not as they should be., type: list, returned: always}
 """
 
-import fcntl
 import grp
 import os
 import pwd
@@ -93,6 +92,11 @@ import stat
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.files import (
+    beside,
+    write,
+)
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.locks import hold
 
 
 class Writer:
@@ -138,12 +142,9 @@ class Writer:
     def file(
         self, path: str, content: str, mode: str, owner: str, keep: bool, keep_from: tuple = ()
     ) -> None:
-        """Write a file beside its place, then put it there."""
+        """Write a file; one that is to be kept with the text that is there, or in another place."""
         place, ids = Path(path), self.ids(owner)
-        beside = place.with_name(f".{place.name}.new")
-        if not self.check:
-            # What a killed run may have left.
-            beside.unlink(missing_ok=True)
+        self.clear(place)
         there = place.is_file() and not place.is_symlink()
         data = content.encode()
         if there and (keep or place.read_bytes() == data):
@@ -154,16 +155,13 @@ class Writer:
             others = [Path(other) for other in keep_from if Path(other).is_file()]
             data = others[0].read_bytes() if others else data
         self.written.append(path)
-        if self.check:
-            return
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            os.fchown(descriptor, *ids)
-            os.fchmod(descriptor, int(mode, 8))
-            stream.write(data)
-            stream.flush()
-            os.fsync(descriptor)
-        beside.replace(place)
+        if not self.check:
+            write(place, data, int(mode, 8), *ids)
+
+    def clear(self, place: Path) -> None:
+        """Remove what a killed run may have left beside a file or link."""
+        if not self.check:
+            beside(place).unlink(missing_ok=True)
 
     def only(self, folder: str, names: set[str]) -> None:
         """Remove what is in a folder under another name. Folders in it are nobody's: OSError."""
@@ -175,15 +173,13 @@ class Writer:
     def link(self, path: str, target: str) -> None:
         """Make a symbolic link beside its place, then put it there."""
         place = Path(path)
-        beside = place.with_name(f".{place.name}.new")
-        if not self.check:
-            beside.unlink(missing_ok=True)
+        self.clear(place)
         if place.is_symlink() and os.readlink(place) == target:
             return
         self.written.append(path)
         if not self.check:
-            beside.symlink_to(target)
-            beside.replace(place)
+            beside(place).symlink_to(target)
+            beside(place).replace(place)
 
 
 def main() -> None:
@@ -224,8 +220,8 @@ def main() -> None:
         path = given["lock"]
         if path and not module.check_mode:
             # A roll that reads what is written here holds it too. Released when this process ends.
-            lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            Path(path).touch(0o600)
+            hold(path)
         for entry in given["files"]:
             path, text = f"{given['into']}/{entry['name']}", given["texts"][entry["name"]]
             writer.file(

@@ -85,13 +85,19 @@ import grp
 import os
 import pwd
 import re
-import shlex
 import sqlite3
 import subprocess
 import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.environment import variables
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.slots import (
+    COLOURS,
+    Instance,
+    changed_at,
+    other,
+)
 
 GROUPS = Path("/sys/fs/cgroup")
 # As the role mlflow_venv calls them.
@@ -124,7 +130,7 @@ def owner(path: str) -> str:
 
 
 def foreign(user: str, home: str, root_folders: list[str]) -> list[str]:
-    """Say what somebody else than root and the service user holds of an instance's places."""
+    """Say what anybody but root and the service user holds of an instance's places."""
     found = []
     if os.path.islink(home):
         found.append(f"{home}, a link to {os.path.realpath(home)}, which is to be named itself")
@@ -138,7 +144,7 @@ def foreign(user: str, home: str, root_folders: list[str]) -> list[str]:
     try:
         other_home = pwd.getpwnam(user).pw_dir
     except KeyError:
-        # Whoever is added once the user is there was added on purpose.
+        # Those who are added once the user is there were added on purpose.
         others = members(user) - FRONTS
         return found + [f"a group {user} with {', '.join(sorted(others))} in it"] * bool(others)
     if other_home != home:
@@ -158,7 +164,7 @@ def members(group: str) -> set[str]:
 def slot(folder: Path) -> dict:
     """Return which key and login a slot has, and since when each of its files has its text.
 
-    What cannot be read has none: it is for a roll to refuse, and its lines are nobody's to see.
+    What cannot be read has none: a roll refuses it, and its lines are not shown to anybody.
     """
     files = {path.name: path.lstat().st_mtime for path in folder.iterdir() if path.is_file()}
     key = configparser.RawConfigParser()
@@ -166,23 +172,22 @@ def slot(folder: Path) -> dict:
         key.read(folder / "aws_shared_credentials_file")
     return {
         "access_key_id": key.get("default", "aws_access_key_id", fallback=""),
-        "login": settings(folder / "database.env").get("PGUSER", ""),
+        "login": read(folder / "database.env").get("PGUSER", ""),
         "files": files,
     }
 
 
-def settings(file: Path) -> dict[str, str]:
+def read(file: Path) -> dict[str, str]:
     """Return what an environment file sets; nothing if it is not there or cannot be read."""
     with contextlib.suppress(FileNotFoundError, ValueError):
-        words = shlex.split(file.read_text(), comments=True)
-        return dict(word.split("=", 1) for word in words)
+        return variables(file.read_text())
     return {}
 
 
 def serves(folder: Path) -> dict:
-    """Return what a slot makes of its server, for who would replace it by another one."""
+    """Return what a slot makes of its server, so that none is replaced by another unasked."""
     # In the order in which the unit reads them.
-    found = settings(folder / "server.env") | settings(folder / "secrets.env")
+    found = read(folder / "server.env") | read(folder / "secrets.env")
     if "MLFLOW_BACKEND_STORE_URI" not in found:
         return {}
     # Without what may be a password: user info and query. As vars/main.yml has what is wanted.
@@ -208,7 +213,7 @@ def serves(folder: Path) -> dict:
 
 
 def holds(store: str) -> bool:
-    """Tell whether something is in a store. Of a server's database that is taken for granted."""
+    """Tell whether something is in a store. A database on a server is taken to have something."""
     if not re.match(r"sqlite(\+\w+)?:", store):
         return True
     path = Path("/" + store.partition(":")[2].lstrip("/"))
@@ -249,24 +254,21 @@ def start(process: int) -> float | None:
     return time.time() - age
 
 
-def serving(instance: str, config: Path) -> dict:
+def serving(instance: Instance) -> dict:
     """Return what serves, and with what."""
-    folders = {name: config / name for name in ("wanted", "blue", "green")}
+    folders = {name: instance.config / name for name in ("wanted", *COLOURS)}
     slots = {name: slot(folder) for name, folder in folders.items() if folder.is_dir()}
-    link = config / "current.sock"
-    colour = Path(os.readlink(link)).parent.name if link.is_symlink() else ""
+    colour = instance.linked()
     found = {"serving": colour, "slots": slots, "installed": 0, "started": 0, "others": []}
     found["serves"] = serves(folders[colour]) if colour in slots else {}
     for name in ("access_key_id", "login"):
         found[name] = slots.get(colour, {}).get(name, "")
     if colour in slots:
-        # Filled before the unit was started; a former text keeps its date.
-        files = [path for path in folders[colour].iterdir() if path.is_file()]
-        found["installed"] = max(path.lstat().st_ctime for path in files)
-        starts = [start(process) for process in processes(f"{instance}-{colour}.service")]
+        # Filled before the unit was started.
+        found["installed"] = changed_at(folders[colour])
+        starts = [start(process) for process in processes(instance.unit(colour))]
         found["started"] = min((each for each in starts if each is not None), default=0)
-        other = {"blue": "green", "green": "blue"}[colour]
-        found["others"] = processes(f"{instance}-{other}.service")
+        found["others"] = processes(instance.unit(other(colour)))
     return found
 
 
@@ -276,7 +278,7 @@ def instances(etc: Path = Path("/etc")) -> dict[str, bool]:
     return {
         path.name: (path / "current.sock").is_symlink()
         for path in sorted(found)
-        if any((path / part).exists() for part in ("blue", "green"))
+        if any((path / colour).exists() for colour in COLOURS)
     }
 
 
@@ -314,7 +316,7 @@ def main() -> None:
     )
     user, home = module.params["user"], module.params["home"]
     config = Path(module.params["config"])
-    root_folders = [config, *(config / name for name in ("wanted", "blue", "green"))]
+    root_folders = [config, *(config / name for name in ("wanted", *COLOURS))]
     module.exit_json(
         # The test that sd_booted(3) documents.
         systemd=Path("/run/systemd/system").is_dir(),
@@ -335,7 +337,7 @@ def main() -> None:
         instances=instances(config.parent),
         releases_unused=releases_unused(config),
         foreign=foreign(user, home, [str(folder) for folder in root_folders]),
-        **serving(user, config),
+        **serving(Instance(user, config.parents[1])),
     )
 
 

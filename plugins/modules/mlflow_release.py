@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import ast
 import contextlib
-import fcntl
 import glob
 import hashlib
 import os
@@ -13,12 +12,29 @@ import platform
 import re
 import shutil
 import stat
-import subprocess
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.locks import (
+    locked,
+)
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.pythons import (
+    MACHINES,
+    require_python,
+)
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals import (
+    Refused,
+    refusing,
+)
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.system import (
+    execute,
+    explain,
+    redact,
+    require_debian,
+    require_packages,
+    require_root,
+)
 
 DOCUMENTATION = r"""
 module: mlflow_release
@@ -76,9 +92,6 @@ plan:
   sample: [install python3-venv, make 3.17.2-cp311-0a1b2c3d, remove 3.15.0-cp311-4e5f6a7b]
 """
 
-# The lock holds for these (tools/lock).
-OLDEST, NEWEST = (3, 11), (3, 14)
-MACHINES = ["x86_64", "aarch64"]
 # What a release takes on the disk while it is made.
 NEED_MB = 1200
 # Seconds after which a run that makes a release is not waited for any longer.
@@ -131,27 +144,6 @@ FAILURES = [
 ]
 
 
-class Refused(Exception):
-    """What is wanted cannot be had, in words for the operator."""
-
-
-def redact(text: str) -> str:
-    """Return a text without the names and passwords in its URLs."""
-    return re.sub(r"://[^/\s@'\"]+@", "://****@", text)
-
-
-def dotted(version: tuple) -> str:
-    return ".".join(map(str, version))
-
-
-def explain(wanted: str, said: str) -> Refused:
-    """Return the refusal for what an installer said when it failed."""
-    known = ((found, remedy) for pattern, found, remedy in FAILURES if re.search(pattern, said))
-    found, remedy = next(known, ("an error", "fix what it says"))
-    last = redact("\n".join(said.strip().splitlines()[-6:]))
-    return Refused(f"Wanted {wanted}; found {found}; {remedy}. The last lines:\n{last}")
-
-
 def pip_settings(listing: str) -> dict:
     """Return {option: value} of what `pip config list` prints, as `pip install` would see it."""
     found = {}
@@ -195,21 +187,7 @@ class Host:
         self.root = root
         self.machine = platform.machine()
 
-    def run(self, command: list, env: dict | None = None, keep_open: tuple = ()):
-        """Run a command and return it as completed, whatever its exit code.
-
-        Args:
-            keep_open: Files that the command holds open as well, and with them their locks.
-        """
-        return subprocess.run(
-            [str(word) for word in command],
-            env=env,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            pass_fds=keep_open,
-        )
+        self.run = execute
 
 
 class Store:
@@ -240,15 +218,7 @@ class Store:
     # What is found.
 
     def check_system(self):
-        file = self.host.root / "etc/os-release"
-        text = file.read_text() if file.exists() else ""
-        found = dict(re.findall(r"^(\w+)=\"?(.*?)\"?$", text, re.MULTILINE))
-        if "debian" not in f"{found.get('ID')} {found.get('ID_LIKE')}".split():
-            raise Refused(
-                "Wanted a system of Debian's family; found "
-                f"{found.get('PRETTY_NAME', 'no /etc/os-release')}; take this host out of the "
-                "inventory, or install Debian 12 or newer on it."
-            )
+        require_debian(self.host.root)
         if self.host.machine not in MACHINES:
             raise Refused(
                 f"Wanted a machine for which there are wheels, {' or '.join(MACHINES)}; found "
@@ -284,12 +254,8 @@ class Store:
             version, library = tuple(map(int, said[:3])), Path(said[3])
         except (OSError, ValueError, IndexError):
             version, library = (), Path()
-        if not OLDEST <= version[:2] <= NEWEST:
-            raise Refused(
-                f"Wanted Python {dotted(OLDEST)} to {dotted(NEWEST)} as mlflow_venv_python="
-                f"{self.python}; found {dotted(version) or 'none that runs'}; point "
-                "mlflow_venv_python to such a one, or upgrade the host."
-            )
+        remedy = "point mlflow_venv_python to such a one, or upgrade the host"
+        require_python(version, f"mlflow_venv_python={self.python}", remedy)
         return version, library
 
     def find_pip(self, library: Path) -> Path | None:
@@ -378,13 +344,11 @@ class Store:
         """Make the release, remove what is not needed, and return in words what was done."""
         os.umask(0o022)
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self.locked():
+        with locked(self.folder, LOCK_SECONDS, self.refusal, self.host.root) as lock:
+            # What a killed run has started still holds the lock, until it ends.
+            self.keep_open = (lock,)
             plan = self.plan()
-            if self.packages:
-                raise Refused(
-                    f"Wanted the Debian packages {' and '.join(self.packages)}; found them "
-                    f"missing; run `apt-get install {' '.join(self.packages)}`."
-                )
+            require_packages(self.packages)
             for release in self.leftovers():
                 self.remove(release)
             if not self.completed(self.path):
@@ -393,36 +357,11 @@ class Store:
                 self.remove(release)
         return plan
 
-    @contextlib.contextmanager
-    def locked(self):
-        """Hold the lock of the releases. What a killed run started still holds it, till it ends."""
-        folder = os.open(self.folder, os.O_RDONLY)
-        self.keep_open = (folder,)
-        deadline = time.monotonic() + LOCK_SECONDS
-        try:
-            while not self.try_lock(folder):
-                if time.monotonic() > deadline:
-                    raise Refused(
-                        f"Wanted the lock of {self.folder}; found it taken by "
-                        f"{self.lock_owner(folder)} for {LOCK_SECONDS} s; wait for it, or end it."
-                    )
-                time.sleep(0.1)
-            yield
-        finally:
-            os.close(folder)
-
-    def try_lock(self, folder: int) -> bool:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def lock_owner(self, folder: int) -> str:
-        locks = (self.host.root / "proc/locks").read_text()
-        inode = os.fstat(folder).st_ino
-        found = re.search(rf"FLOCK +ADVISORY +WRITE (\d+) \S+:{inode} ", locks)
-        return f"process {found[1]}" if found else "another process"
+    def refusal(self, holder: str) -> str:
+        return (
+            f"Wanted the lock of {self.folder}; found it taken by {holder} for {LOCK_SECONDS} s; "
+            "wait for it, or end it."
+        )
 
     def remove(self, release: Path):
         # Should the rest not be reached, it does not count from here on.
@@ -512,7 +451,8 @@ class Store:
         """Run a command and return its output; raise Refused if it fails."""
         done = self.host.run(command, env, self.keep_open)
         if done.returncode:
-            raise explain(f"{wanted} for {self.path.name}", done.stderr or done.stdout)
+            said = done.stderr or done.stdout
+            raise explain(f"{wanted} for {self.path.name}", said, FAILURES)
         return done.stdout
 
 
@@ -545,15 +485,10 @@ def main():
         },
         supports_check_mode=True,
     )
-    if os.geteuid() != 0:
-        module.fail_json(msg=f"Wanted root; found uid {os.geteuid()}; set `become: true`.")
-    try:
+    with refusing(module, "a release"):
+        require_root()
         store = Store(module.params, Host())
         plan = store.plan() if module.check_mode else store.apply()
-    except Refused as refusal:
-        module.fail_json(msg=str(refusal))
-    except OSError as error:
-        module.fail_json(msg=f"Wanted a release; found {error}; fix that and run again.")
     module.exit_json(
         changed=bool(plan),
         version=module.params["version"],

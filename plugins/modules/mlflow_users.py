@@ -56,13 +56,17 @@ unlisted:
 
 import base64
 import json
-import os
 import subprocess
 from pathlib import Path
 from urllib.parse import urlencode
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.mlflow_slot import (
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals import (
+    Refused,
+    refusing,
+)
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.slots import (
+    Instance,
     ask,
     probe_command,
 )
@@ -78,30 +82,23 @@ MODEL = ("/api/2.0/mlflow/registered-models/get", "/api/2.0/mlflow/registered-mo
 LEVELS = ("NONE", "READ", "USE", "EDIT", "MANAGE")
 
 
-class Refused(Exception):
-    """What is wanted cannot be, in words for the operator."""
-
-
 class Host:
     """What is asked of the host. The unit tests put another one in its place.
 
     Args:
-        instance: Name of the instance.
+        instance: The instance.
     """
 
-    def __init__(self, instance: str):
-        self.link = Path("/etc", instance, "current.sock")
-        self.instance = instance
+    def __init__(self, instance: Instance):
+        self.instance, self.link = instance, instance.current
 
     def slot(self) -> Path:
         """Return the slot that serves."""
-        return self.link.parent / Path(os.readlink(self.link)).parent.name
+        return self.instance.config / self.instance.linked()
 
     def serves_with_users(self) -> bool:
         """Tell whether a colour serves that asks for a name and a password."""
-        if not self.link.is_symlink():
-            return False
-        return (self.slot() / "mlflow_auth_config_path").exists()
+        return bool(self.instance.linked()) and (self.slot() / "mlflow_auth_config_path").exists()
 
     def ask(self, method: str, path: str, login: tuple[str, str], **fields) -> tuple[int, dict]:
         """Return status and answer of a request to the server over its socket.
@@ -109,12 +106,13 @@ class Host:
         Raises:
             OSError: It does not answer.
         """
-        # ":" parts the two, and UTF-8 is what MLflow decodes: RFC 7617.
+        # ":" separates the two, and UTF-8 is what MLflow decodes: RFC 7617.
         words = base64.b64encode(":".join(login).encode()).decode()
         body = None if method == "GET" else json.dumps(fields)
         if method == "GET" and fields:
             path = f"{path}?{urlencode(fields)}"
-        status, text = ask(self.link, method, path, body, {"Authorization": f"Basic {words}"})
+        login_header = {"Authorization": f"Basic {words}"}
+        status, text = ask(self.link, method, path, body, login_header)
         try:
             return status, json.loads(text)
         except ValueError:
@@ -143,7 +141,7 @@ class Host:
         """Ask the probe of the slot that serves, with a text on its standard input."""
         # To check a password takes 0.1 s of a core, on a busy host more.
         seconds = TIMEOUT_SECONDS + len(secrets)
-        command = probe_command(self.instance, self.slot(), list(words), seconds)
+        command = probe_command(self.instance.name, self.slot(), list(words), seconds)
         done = subprocess.run(command, input=text, capture_output=True, text=True)
         if done.returncode:
             said = (done.stderr or done.stdout).strip()
@@ -456,16 +454,15 @@ def main() -> None:
         },
         supports_check_mode=True,
     )
-    users = Users(Host(module.params["instance"]), module.params, module.check_mode)
-    try:
-        users.run()
-    except Refused as refused:
-        module.fail_json(msg=str(refused))
-    except OSError as error:
-        module.fail_json(
-            msg=f"Wanted the server to answer on {users.host.link}; found: {error}; look at its "
-            "journal."
-        )
+    users = Users(Host(Instance(module.params["instance"])), module.params, module.check_mode)
+    with refusing(module):
+        try:
+            users.run()
+        except OSError as error:
+            raise Refused(
+                f"Wanted the server to answer on {users.host.link}; found: {error}; look at its "
+                "journal."
+            ) from error
     if users.mighty:
         module.warn(
             "Wanted administrators that are listed; found that "

@@ -37,7 +37,7 @@ author: mlflow-ansible
 
 EXAMPLES = r"""
 - name: Let tracking servers log in
-  postgresql_server:
+  mlflow_ansible.tracking.postgresql_server:
     listen_addresses: ['*']
     port: 5432
     allowed_networks: [10.0.0.0/16]
@@ -50,7 +50,6 @@ plan: {description: What is (to be) done., type: list, elements: str, returned: 
 
 import contextlib
 import errno
-import fcntl
 import ipaddress
 import json
 import os
@@ -58,11 +57,32 @@ import pwd
 import re
 import socket
 import ssl
-import struct
 import time
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils import locks
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.accounts import acting_as
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.certificates import (
+    check_pair,
+    der,
+    served_certificate,
+)
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.files import in_memory, write
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.network import (
+    bind_error,
+    holders,
+    listeners,
+)
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals import (
+    Refused,
+    refusing,
+)
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.system import (
+    HALF,
+    package_states,
+    require_debian,
+)
 
 MARKER = "# Written by Ansible (role postgresql): edits are lost.\n"
 BEGIN = "# BEGIN Ansible (role postgresql): edits up to END are lost."
@@ -95,10 +115,6 @@ LOOK = [
     "'hba_errors', (SELECT json_agg(format('line %s: %s', line_number, error))"
     " FROM pg_hba_file_rules WHERE error IS NOT NULL))",
 ]
-
-
-class Refused(Exception):
-    """The host does not allow what is wanted."""
 
 
 def quoted(text: str) -> str:
@@ -139,55 +155,31 @@ def network(text: str) -> str:
         ) from None
 
 
-def check_pair(certificate: str, key: str) -> None:
-    """Refuse a certificate and a key that do not belong together, without writing them to disk."""
+def check_certificate(certificate: str, key: str) -> None:
+    """Refuse a certificate and a key that do not belong together."""
     if bool(certificate) != bool(key):
         raise Refused(
             "Wanted postgresql_tls_certificate and postgresql_tls_key, or neither; found one of "
             "them; give the other too."
         )
     if certificate:
-        texts = (certificate, key)
-        with contextlib.ExitStack() as files:
-            paths = [f"/proc/self/fd/{in_memory(text, files)}" for text in texts]
-            try:
-                # A key with a passphrase would ask for it, here and at each start of the server.
-                context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-                context.load_cert_chain(*paths, password=lambda: "")
-                ssl.PEM_cert_to_DER_cert(first_certificate(certificate))
-            except (ssl.SSLError, ValueError) as error:
-                raise Refused(
-                    "Wanted a certificate in PEM and its key, without a passphrase; found: "
-                    f"{error}; correct postgresql_tls_certificate or postgresql_tls_key."
-                ) from None
-
-
-def first_certificate(text: str) -> str:
-    return "".join(re.findall(r"(?s)-----BEGIN CERT.*?-----END CERTIFICATE-----", text)[:1])
-
-
-def in_memory(text: str, files: contextlib.ExitStack) -> int:
-    """Return the descriptor of a file that is nowhere on disk."""
-    descriptor = os.memfd_create("ansible")
-    files.callback(os.close, descriptor)
-    os.write(descriptor, text.encode())
-    return descriptor
-
-
-def bind_error(address, port: int) -> int:
-    """Return the errno with which the kernel refuses the address and port, or 0."""
-    family = socket.AF_INET6 if address.version == 6 else socket.AF_INET
-    try:
-        socket.create_server((str(address), port), family=family).close()
-    except OSError as error:
-        return error.errno
-    return 0
+        try:
+            check_pair(certificate, key)
+        except (ssl.SSLError, ValueError) as error:
+            raise Refused(
+                "Wanted a certificate in PEM and its key, without a passphrase; found: "
+                f"{error}; correct postgresql_tls_certificate or postgresql_tls_key."
+            ) from None
 
 
 def resolve(
     name: str, setting: str = "postgresql_listen_addresses", remedy: str = "correct it"
 ) -> list:
-    """Return the addresses that PostgreSQL makes of one of its listen_addresses."""
+    """Return the addresses that PostgreSQL makes of one of its listen_addresses.
+
+    Args:
+        setting, remedy: For an error: where the name is set, and what to do about it.
+    """
     if name == "*":
         return [ipaddress.ip_address("0.0.0.0"), ipaddress.ip_address("::")]
     try:
@@ -197,40 +189,6 @@ def resolve(
             f"Wanted addresses of the host in {setting}; found {name} ({error}); {remedy}."
         ) from None
     return sorted({ipaddress.ip_address(entry[4][0]) for entry in found}, key=str)
-
-
-def served_certificate(address: str, port: int) -> bytes | None:
-    """Return the certificate with which the server answers over TCP, None if it does not."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # Who it is we know: it is on this host. The question is which certificate it has loaded.
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    try:
-        with socket.create_connection((address, port), timeout=10) as plain:
-            # SSLRequest of PostgreSQL's protocol, to which it says S or N.
-            plain.sendall(struct.pack("!ii", 8, 80877103))
-            if plain.recv(1) == b"S":
-                with context.wrap_socket(plain) as tls:
-                    certificate = tls.getpeercert(binary_form=True)
-                    # Else the server notes a broken connection in its log.
-                    with contextlib.suppress(OSError):
-                        tls.unwrap()
-                    return certificate
-    except OSError:
-        pass
-    return None
-
-
-@contextlib.contextmanager
-def acting_as(uid: int, gid: int):
-    """Touch files as their owner does: what he can put in our way is then his own alone."""
-    former = os.geteuid(), os.getegid()
-    os.setegid(gid)
-    os.seteuid(uid)
-    try:
-        yield
-    finally:
-        os.seteuid(former[0])
-        os.setegid(former[1])
 
 
 class Server:
@@ -261,7 +219,7 @@ class Server:
                 "Wanted an address in postgresql_listen_addresses and a postgresql_port from 1 to "
                 f"65535; found {self.listen} and {self.port}; correct it."
             )
-        check_pair(params["tls_certificate"], params["tls_key"])
+        check_certificate(params["tls_certificate"], params["tls_key"])
         networks = ["samehost", *map(network, params["allowed_networks"])]
         self.access = [f"hostssl all all {net} scram-sha-256" for net in dict.fromkeys(networks)]
 
@@ -269,20 +227,11 @@ class Server:
 
     def look(self) -> None:
         """Find the packages and the cluster."""
-        release = (self.root / "etc/os-release").read_text()
-        family = re.findall(r"(?m)^ID(?:_LIKE)?=(.*)", release)
-        if "debian" not in " ".join(family).replace('"', " ").split():
-            name = re.search(r'(?m)^PRETTY_NAME="?([^"\n]*)', release)
-            raise Refused(
-                f"Wanted a system of Debian's family; found {name[1] if name else 'another'}; use "
-                "such a host, or a server that is there already (entry point database)."
-            )
-        show = "--showformat=${Package} ${db:Status-Status}\n"
-        names = ["postgresql*", "python3-psycopg2"]
-        lines = self.run(["dpkg-query", "--show", show, *names])[1].splitlines()
-        states = dict(line.split() for line in lines)
+        other = "use such a host, or a server that is there already (entry point database)"
+        require_debian(self.root, other)
+        states = package_states(self.run, "postgresql*", "python3-psycopg2")
         there = {name for name, state in states.items() if state == "installed"}
-        half = {"half-installed", "unpacked", "half-configured"} & set(states.values())
+        half = HALF & set(states.values())
         # Any version will do; without one it is the distribution's.
         server = any(re.fullmatch(r"postgresql-\d+", name) for name in there) and not half
         wanted = {"postgresql": server, "python3-psycopg2": "python3-psycopg2" in there}
@@ -290,6 +239,7 @@ class Server:
         self.cluster = self.find_cluster() if server else {}
 
     def find_cluster(self) -> dict:
+        """Return what pg_lsclusters says of the one cluster, and note its places."""
         clusters = json.loads(self.must("pg_lsclusters", "--json"))
         if len(clusters) != 1:
             found = ", ".join(f"{each['version']}/{each['cluster']}" for each in clusters) or "none"
@@ -397,36 +347,32 @@ class Server:
 
     def answers_over_tls(self) -> bool:
         """Tell whether the server answers at the first address, and with the certificate."""
-        everywhere = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
-        address = everywhere.get(self.listen[0], self.listen[0])
-        served = served_certificate(address, self.port)
-        wanted = first_certificate(self.params["tls_certificate"])
-        return served is not None and (not wanted or served == ssl.PEM_cert_to_DER_cert(wanted))
+        served = served_certificate(self.listen[0], self.port, postgresql=True)
+        wanted = self.params["tls_certificate"]
+        return bool(served) and (not wanted or served == der(wanted))
 
     # What is refused.
 
     def check_port(self) -> None:
         """Refuse an address that is not the host's, or that another process has."""
+        proc = self.root / "proc"
         lines = self.running() if self.cluster else []
-        ours = int(lines[0]) if lines else 0
-        command = ["ss", "--no-header", "--listening", "--tcp", "--numeric", "--processes"]
-        holders = {}
-        for line in self.must(*command, f"sport = :{self.port}").splitlines():
-            address = line.split()[3].rpartition(":")[0].strip("[]").partition("%")[0]
-            process = re.search(r'\(\("([^"]*)",pid=(\d+)', line)
-            name, pid = process.groups() if process else ("unknown", "0")
-            holders[ipaddress.ip_address(address.replace("*", "::"))] = (name, int(pid))
-        foreign = [holder for holder in holders.values() if holder[1] != ours]
+        ours = holders(proc, int(lines[0])) if lines else {}
+        there = [at for at in listeners(proc / "net").values() if at[1] == self.port]
+        foreign = [at for at in there if at not in ours]
         for name in self.listen:
             for address in resolve(name):
-                if holders.get(address, ("", -1))[1] == ours:
+                if (address, self.port) in ours:
                     continue
                 error = bind_error(address, self.port)
                 if error == errno.EADDRINUSE and foreign:
+                    pid = holders(proc).get(foreign[0], 0)
+                    file = proc / f"{pid}/comm"
+                    command = file.read_text().strip() if file.exists() else "unknown"
                     raise Refused(
                         f"Wanted PostgreSQL to listen on {address} port {self.port}; found process "
-                        f"{foreign[0][1]} ({foreign[0][0]}) listening there; stop that, or choose "
-                        "another postgresql_port."
+                        f"{pid} ({command}) listening there; stop that, or choose another "
+                        "postgresql_port."
                     )
                 # A host without IPv6 is no reason to refuse `*` or localhost.
                 if error == errno.EADDRNOTAVAIL and name not in ("*", "localhost"):
@@ -439,24 +385,21 @@ class Server:
     def check_settings(self) -> None:
         """Refuse settings that PostgreSQL does not accept, before they are anywhere on disk."""
         main = self.cluster["configdir"] + "/postgresql.conf"
-        with contextlib.ExitStack() as files:
-            text = f"include {quoted(main)}\n{self.files[self.conf][0]}"
-            memory = in_memory(text, files)
-            command = [f"{self.binaries}/postgres", "-C", "port"]
-            command += [f"--config-file=/proc/self/fd/{memory}"]
-            user = ["/usr/sbin/runuser", "-u", self.user.pw_name, "--"]
-            code, _, error = self.run([*user, *command], pass_fds=(memory,))
+        with in_memory(f"include {quoted(main)}\n{self.files[self.conf][0]}") as (path,):
+            command = ["/usr/sbin/runuser", "-u", self.user.pw_name, "--"]
+            command += [f"{self.binaries}/postgres", "-C", "port", f"--config-file={path}"]
+            code, _, error = self.run(command, pass_fds=[int(Path(path).name)])
         if code:
             said = re.findall(r"\b(?:LOG|HINT|FATAL): +(?!configuration file)(.*)", error)
             found = "; ".join(said) or error.strip()
             raise Refused(
                 "Wanted settings that PostgreSQL accepts; found: "
-                + found.replace(f'"/proc/self/fd/{memory}"', "of the variables postgresql_...")
+                + found.replace(f'"{path}"', "of the variables postgresql_...")
                 + "; correct that."
             )
 
     def check_state(self, state: dict, written: bool) -> None:
-        """Refuse what keeps the server from heeding the files that are on disk."""
+        """Refuse what keeps the server from using the files that are on disk."""
         if state["hba_file"] != f"{self.cluster['configdir']}/pg_hba.conf":
             raise Refused(
                 f"Wanted access to be decided in {self.hba}; found that the server reads "
@@ -482,7 +425,7 @@ class Server:
     def check_who_is_cut_off(self, state: dict) -> None:
         """Refuse to close an address or a port of a server that others have set up and use.
 
-        Only before our first file is there: whoever changes a variable later means it.
+        Only before our first file is there: a variable that is changed later is meant.
         """
         if self.conf.exists():
             return
@@ -552,9 +495,11 @@ class Server:
         return plan
 
     def as_owner(self):
+        """Touch files as their owner does: what they can put in our way is then their own alone."""
         return acting_as(self.cluster["owneruid"], self.cluster["ownergid"])
 
     def carry_out(self, plan: list[str]) -> None:
+        """Do what is planned. If the server refuses the files, the former ones are put back."""
         if self.missing:
             raise Refused(
                 f"Wanted the Debian packages {' and '.join(self.missing)}; found them missing; run "
@@ -566,7 +511,7 @@ class Server:
             with self.as_owner():
                 for path in self.differing():
                     if self.files[path]:
-                        self.put(path, *self.files[path])
+                        write(path, *self.files[path])
             if "start" in plan:
                 self.must("systemctl", "start", self.unit)
                 self.wait(self.state, "answer")
@@ -599,7 +544,7 @@ class Server:
                         continue
                     content, status = former[path]
                     if content != self.content(path):
-                        self.put(path, *content)
+                        write(path, *content)
                     # Else the next run would take it for a change that is to be loaded.
                     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
             if alive and not self.running():
@@ -608,20 +553,8 @@ class Server:
                 self.run(["systemctl", "reload", self.unit])
             raise Refused(f"{refused}\nThe former files are back.") from None
 
-    def put(self, path: Path, text: str, mode: int) -> None:
-        """Write a file beside its place, then put it there."""
-        beside = path.with_name(f".{path.name}.new")
-        # What a killed run may have left.
-        beside.unlink(missing_ok=True)
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as stream:
-            os.fchmod(descriptor, mode)
-            stream.write(text.encode("utf-8", "surrogateescape"))
-            stream.flush()
-            os.fsync(descriptor)
-        beside.replace(path)
-
     def wait(self, condition, what: str) -> None:
+        """Wait for a condition, at most WAIT_SECONDS."""
         end = time.monotonic() + WAIT_SECONDS
         while not condition():
             if time.monotonic() > end:
@@ -630,12 +563,14 @@ class Server:
             time.sleep(0.1)
 
     def must(self, *command: str) -> str:
+        """Return the output of a command that has to succeed."""
         code, said, error = self.run(list(command))
         if code:
             self.fail(f"`{' '.join(command)}` to succeed", error.strip())
         return said
 
     def fail(self, wanted: str, found: str) -> None:
+        """Refuse, with the end of the server's log."""
         tail = []
         if self.cluster and os.path.exists(self.cluster["logfile"]):
             with self.as_owner():
@@ -662,17 +597,12 @@ def main():
         },
         supports_check_mode=True,
     )
-    # Two names of the inventory may be one host. Held until this process ends.
-    fcntl.flock(os.open("/run", os.O_RDONLY), fcntl.LOCK_EX)
-    try:
+    locks.hold()
+    with refusing(module, "the server's files"):
         server = Server(module.params, module.run_command)
         plan = server.plan()
         if plan and not module.check_mode:
             server.carry_out(plan)
-    except Refused as refused:
-        module.fail_json(msg=str(refused))
-    except OSError as error:
-        module.fail_json(msg=f"Wanted the server's files; found {error}; fix that and run again.")
     module.exit_json(changed=bool(plan), plan=plan, missing=server.missing)
 
 

@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import aws_access_keys as module
 import boto3
 import pytest
-from aws_access_keys import DAY, Refused, ask, decide, refusal
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals import Refused
+from aws_access_keys import DAY, ask, decide, refusal
 from botocore.exceptions import ClientError, NoCredentialsError
 from kills import Killable, assert_each_is_finished
 from moto import mock_aws

@@ -5,7 +5,8 @@ import time
 
 import debian_packages
 import pytest
-from debian_packages import FINISH, FIRST_BOOT, INSTALL, UPDATE, Packages, Refused
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals import Refused
+from debian_packages import FINISH, FIRST_BOOT, INSTALL, UPDATE, Packages
 
 MASK = "etc/nginx/sites-enabled/default"
 LISTS_LOCK = (

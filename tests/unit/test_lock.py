@@ -7,9 +7,13 @@ import re
 import subprocess
 from pathlib import Path
 
-import mlflow_release
 import pytest
 import yaml
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.pythons import (
+    MACHINES,
+    NEWEST,
+    OLDEST,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 ROLE = ROOT / "roles/mlflow_venv"
@@ -58,9 +62,9 @@ def test_the_role_knows_the_extras_that_there_are_locks_of():
 def test_the_module_takes_the_pythons_that_the_lock_is_made_for():
     """A Python beyond would be let in and then find no wheel."""
     (low, high) = re.search(r">=3\.(\d+),<3\.(\d+)", tool.PROJECT).groups()
-    assert mlflow_release.OLDEST == (3, int(low))
-    assert mlflow_release.NEWEST == (3, int(high) - 1)
-    assert all(f"'{machine}'" in tool.PROJECT for machine in mlflow_release.MACHINES)
+    assert OLDEST == (3, int(low))
+    assert NEWEST == (3, int(high) - 1)
+    assert all(f"'{machine}'" in tool.PROJECT for machine in MACHINES)
 
 
 @pytest.mark.parametrize(
@@ -108,10 +112,8 @@ def test_a_lock_says_where_its_version_is_set(
 
 @pytest.mark.index
 @each_mlflow
-@pytest.mark.parametrize("machine", mlflow_release.MACHINES)
-@pytest.mark.parametrize(
-    "minor", range(mlflow_release.OLDEST[1], mlflow_release.NEWEST[1] + 1), ids="3.{}".format
-)
+@pytest.mark.parametrize("machine", MACHINES)
+@pytest.mark.parametrize("minor", range(OLDEST[1], NEWEST[1] + 1), ids="3.{}".format)
 def test_a_lock_resolves_where_nothing_is_run(lock, machine, minor, tmp_path):
     """All Pythons on both machines, against the index: the tests' hosts have two of these eight.
 

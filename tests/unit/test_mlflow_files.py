@@ -136,7 +136,7 @@ def test_nothing_is_written_while_a_roll_reads_it(tmp_path, monkeypatch):
 
     with open(tmp_path / ".roll.lock", "w") as lock, patch_module_args(given):
         fcntl.flock(lock, fcntl.LOCK_EX)
-        monkeypatch.setattr(mlflow_files.fcntl, "flock", flock)
+        monkeypatch.setattr(fcntl, "flock", flock)
         with pytest.raises(SystemExit):
             mlflow_files.main()
         assert list((tmp_path / "wanted").iterdir()) == []

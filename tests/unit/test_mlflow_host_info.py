@@ -8,8 +8,16 @@ import types
 
 import mlflow_host_info
 import pytest
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.slots import Instance
 
 ME = pwd.getpwuid(os.getuid()).pw_name
+
+
+@pytest.fixture
+def instance(tmp_path):
+    instance = Instance("mlflow", tmp_path)
+    instance.config.mkdir(parents=True)
+    return instance
 
 
 def test_memory_is_counted_in_mb():
@@ -117,15 +125,15 @@ def test_a_slot_without_key_and_login_is_told_too(tmp_path):
     assert found == {"access_key_id": "", "login": "", "files": {}}
 
 
-def test_what_serves_is_what_the_link_names(tmp_path):
+def test_what_serves_is_what_the_link_names(instance):
     for name in ("wanted", "blue", "green"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "database.env").write_text(f'PGUSER="{name}"')
-    assert mlflow_host_info.serving("mlflow-none", tmp_path)["serving"] == ""
-    (tmp_path / "current.sock").symlink_to("/run/mlflow/green/server.sock")
-    found = mlflow_host_info.serving("mlflow-none", tmp_path)
+        (instance.config / name).mkdir()
+        (instance.config / name / "database.env").write_text(f'PGUSER="{name}"')
+    assert mlflow_host_info.serving(instance)["serving"] == ""
+    instance.current.symlink_to("/run/mlflow/green/server.sock")
+    found = mlflow_host_info.serving(instance)
     assert (found["serving"], found["login"]) == ("green", "green")
-    assert found["installed"] == (tmp_path / "green/database.env").stat().st_ctime
+    assert found["installed"] == (instance.config / "green/database.env").stat().st_ctime
 
 
 @pytest.mark.parametrize("top", ["", "systemd", "unified"])
@@ -156,22 +164,22 @@ def test_a_unit_that_does_not_run_has_no_processes(tmp_path, monkeypatch):
     assert mlflow_host_info.processes("mlflow-blue.service") == []
 
 
-def test_the_oldest_process_the_latest_text_and_the_other_colour_are_told(tmp_path, monkeypatch):
+def test_the_oldest_process_the_latest_text_and_the_other_colour_are_told(instance, monkeypatch):
     """A rotation stands on these: a worker from before the new key, and a colour that was to be
     gone, still have the old one."""
     for name in ("blue", "green"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "secrets.env").write_text("")
+        (instance.config / name).mkdir()
+        (instance.config / name / "secrets.env").write_text("")
     time.sleep(0.05)  # the clock of file systems has ticks
-    (tmp_path / "green/database.env").write_text("")
-    (tmp_path / "green/release").symlink_to(tmp_path)
-    (tmp_path / "current.sock").symlink_to("/run/mlflow/green/server.sock")
+    (instance.config / "green/database.env").write_text("")
+    (instance.config / "green/release").symlink_to("/opt")
+    instance.current.symlink_to("/run/mlflow/green/server.sock")
     there = {"mlflow-green.service": [7, 8, 9], "mlflow-blue.service": [5]}
     monkeypatch.setattr(mlflow_host_info, "processes", there.get)
     monkeypatch.setattr(mlflow_host_info, "start", {5: 10.0, 7: 30.0, 8: 20.0, 9: 40.0}.get)
-    found = mlflow_host_info.serving("mlflow", tmp_path)
+    found = mlflow_host_info.serving(instance)
     assert (found["started"], found["others"]) == (20.0, [5])
-    first, last = (tmp_path / "green" / name for name in ("secrets.env", "database.env"))
+    first, last = (instance.config / "green" / name for name in ("secrets.env", "database.env"))
     assert first.stat().st_ctime < last.stat().st_ctime == found["installed"]
 
 
@@ -213,16 +221,16 @@ def test_a_file_that_cannot_be_read_has_nothing_and_shows_nothing(tmp_path):
     assert "canary" not in str(found)
 
 
-def test_a_process_that_ends_meanwhile_is_passed_over(tmp_path, monkeypatch):
+def test_a_process_that_ends_meanwhile_is_passed_over(instance, monkeypatch):
     """Workers come and go, and every site.yml looks at them: it must not end with a traceback."""
     with subprocess.Popen(["true"]) as gone:
         pass
     assert mlflow_host_info.start(gone.pid) is None
-    (tmp_path / "blue").mkdir()
-    (tmp_path / "blue/database.env").write_text("")
-    (tmp_path / "current.sock").symlink_to("/run/mlflow/blue/server.sock")
+    (instance.config / "blue").mkdir()
+    (instance.config / "blue/database.env").write_text("")
+    instance.current.symlink_to("/run/mlflow/blue/server.sock")
     monkeypatch.setattr(mlflow_host_info, "processes", lambda _: [gone.pid, os.getpid()])
-    found = mlflow_host_info.serving("mlflow", tmp_path)
+    found = mlflow_host_info.serving(instance)
     assert abs(found["started"] - mlflow_host_info.start(os.getpid())) < 0.1
 
 

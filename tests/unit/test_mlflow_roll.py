@@ -1,20 +1,18 @@
 """The roll, on a host of the imagination: every refusal, and a kill before each thing it does."""
 
-import contextlib
-import http.server
 import json
 import os
 import re
-import socket
-import socketserver
-import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import mlflow_roll
 import pytest
-from mlflow_roll import Host, Roll, RollError, tree
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils import files, hosts, slots
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals import Refused
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.roll_lock import Lock
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.slots import tree
+from mlflow_roll import Roll
 
 
 class Killed(BaseException):
@@ -51,7 +49,6 @@ class FakeHost:
         self.actions = []
         self.unhealthy = set()
         self.refused_names = set()
-        self.proven = None
         self.probe = self.database = FakeProbe(0)
         self.probed = []
         self.clients = {"blue": 0, "green": 0}
@@ -90,7 +87,7 @@ class FakeHost:
         self.act(" ".join(words))
         if words[0] == "systemd-analyze":
             if "nonsense" in Path(words[-1]).read_text():
-                raise RollError("Wanted a unit that can be loaded; found nonsense; fix it.")
+                raise Refused("Wanted a unit that can be loaded; found nonsense; fix it.")
             return ""
         if words[1] == "daemon-reload":
             for unit, state in self.units.items():
@@ -138,8 +135,6 @@ class FakeHost:
 
     def start_probe(self, instance, slot, words, seconds, former=None, more=""):
         self.probed.append((words, former and former.name))
-        if more:
-            self.proven = (slot.name, Path(more).read_text())
         return self.database if words[0] == "database" else self.probe
 
     def answers(self, path):
@@ -200,7 +195,7 @@ class World:
 
     def roll(self, mode="blue_green", any_artifact_root=False, **more):
         roll = self.make_roll(mode, any_artifact_root, **more)
-        with roll.lock():
+        with roll.locked():
             roll.run()
         return roll
 
@@ -246,10 +241,11 @@ def test_blue_green_never_leaves_the_link_without_a_server(world):
     world.roll()
     world.want("two")
     seen = set()
+    ours = [module.__file__ for module in (mlflow_roll, files, hosts, slots)]
 
     def look(frame, *_):
         seen.add(world.host.served())
-        return look if frame.f_code.co_filename == mlflow_roll.__file__ else None
+        return look if frame.f_code.co_filename in ours else None
 
     former = sys.gettrace()
     sys.settrace(look)
@@ -288,7 +284,7 @@ def test_a_unit_that_systemd_does_not_understand_is_refused_before_anything_is_s
     world.roll()
     (world.config / "wanted/mlflow.service").write_text("[Service]\nnonsense\n")
     world.host.actions.clear()
-    with pytest.raises(RollError, match="found nonsense"):
+    with pytest.raises(Refused, match="found nonsense"):
         world.roll(mode)
     assert not [action for action in world.host.actions if action.startswith("systemctl st")]
     assert world.host.served() == "one"
@@ -332,7 +328,7 @@ def test_a_setting_that_cannot_start_leaves_the_old_one_serving(world, mode):
     """The play fails with the journal, and a reboot brings back what served."""
     world.roll()
     world.want("broken")
-    with pytest.raises(RollError, match="journal of mlflow-green") as failure:
+    with pytest.raises(Refused, match="journal of mlflow-green") as failure:
         world.roll(mode)
     assert "ended by itself" in str(failure.value)
     assert world.host.served() == "one"
@@ -345,7 +341,7 @@ def test_a_colour_that_failed_does_not_stay_failed(world):
     """An alarm on failed units would ring until somebody resets one that is idle anyway."""
     world.roll()
     world.want("failing")
-    with pytest.raises(RollError, match="ended by itself"):
+    with pytest.raises(Refused, match="ended by itself"):
         world.roll()
     assert world.host.units["mlflow-green.service"]["active"] == "inactive"
     assert world.host.served() == "one"
@@ -356,7 +352,7 @@ def test_a_store_that_refuses_is_not_ready(world):
     world.roll()
     world.want("two")
     world.host.probe = FakeProbe(1, "Wanted to put; found denied; give the right.")
-    with pytest.raises(RollError, match="found denied"):
+    with pytest.raises(Refused, match="found denied"):
         world.roll()
     assert world.host.served() == "one"
 
@@ -366,7 +362,7 @@ def test_a_colour_that_refuses_the_name_of_its_clients_does_not_serve(world):
     world.roll(names=["a:443"])
     world.want("two")
     world.host.refused_names.add("b:443")
-    with pytest.raises(RollError, match="it refuses b:443, a name by which clients come; take"):
+    with pytest.raises(Refused, match="it refuses b:443, a name by which clients come; take"):
         world.roll(names=["a:443", "b:443"])
     assert world.host.served() == "one"
 
@@ -376,7 +372,7 @@ def test_a_colour_that_never_answers_is_given_up_at_the_limit(world):
     world.want("two")
     world.host.unhealthy.add("green")
     begun = world.host.time
-    with pytest.raises(RollError, match="within 120 s; found: /health did not answer"):
+    with pytest.raises(Refused, match="within 120 s; found: /health did not answer"):
         world.roll()
     assert 120 <= world.host.time - begun < 125
 
@@ -385,7 +381,7 @@ def test_a_host_without_memory_for_two_is_told_the_way_out(world):
     world.roll()
     world.want("two")
     world.host.free_mb = 700
-    with pytest.raises(RollError, match="Wanted 800 MB.*found 700 MB.*stop_start"):
+    with pytest.raises(Refused, match="Wanted 800 MB.*found 700 MB.*stop_start"):
         world.roll()
     assert world.host.served() == "one"
     world.roll("stop_start")
@@ -421,8 +417,8 @@ def test_a_roll_killed_before_any_action_is_finished_by_the_next(world, mode, re
     """SIGKILL before each action and each file written, also followed by a reboot: what served
     serves (with stop_start at least after the reboot), and running again ends in the same state."""
     world.roll()
-    real_put, real_point = mlflow_roll.put, Roll.point_to
-    real_copy, real_note = mlflow_roll.copy_tree, Roll.note
+    real_write, real_point = files.write, Roll.point_to
+    real_copy, real_note = files.copy_tree, Lock.note
 
     def counted(name, function):
         def call(*arguments):
@@ -433,10 +429,11 @@ def test_a_roll_killed_before_any_action_is_finished_by_the_next(world, mode, re
 
     kills = 0
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlflow_roll, "put", counted("put unit", real_put))
-        patch.setattr(mlflow_roll, "copy_tree", counted("copy", real_copy))
+        patch.setattr(mlflow_roll, "write", counted("write", real_write))
+        for module in (mlflow_roll, files):
+            patch.setattr(module, "copy_tree", counted("copy", real_copy))
         patch.setattr(Roll, "point_to", counted("link", real_point))
-        patch.setattr(Roll, "note", counted("note", real_note))
+        patch.setattr(Lock, "note", counted("note", real_note))
         for turn in range(100):
             before, wanted = world.host.served(), f"setting {turn}"
             world.want(wanted)
@@ -458,6 +455,7 @@ def test_a_roll_killed_before_any_action_is_finished_by_the_next(world, mode, re
             assert world.active() == world.enabled()
             assert len(world.enabled()) == 1
             assert not list(world.config.glob(".*.new"))
+            assert not list(world.root.rglob(".*.mlflow-ansible"))
     assert kills > 15, "the roll does more than fifteen things that can be interrupted"
 
 
@@ -471,7 +469,7 @@ def test_a_colour_enabled_by_a_killed_roll_does_not_boot_with_a_broken_setting(w
         world.roll()
     assert len(world.enabled()) == 2
     world.want("broken")
-    with pytest.raises(RollError):
+    with pytest.raises(Refused):
         world.roll()
     assert world.enabled() == ["mlflow-blue.service"]
     world.host.boot()
@@ -485,7 +483,7 @@ def test_a_first_colour_that_was_never_proven_is_proven_before_it_is_linked(worl
         patch.setattr(Roll, "wait_until_ready", lambda *_: (_ for _ in ()).throw(Killed()))
         world.roll()
     world.host.probe = FakeProbe(1, "Wanted to put; found denied; give the right.")
-    with pytest.raises(RollError, match="found denied.*Nothing has served yet"):
+    with pytest.raises(Refused, match="found denied.*Nothing has served yet"):
         world.roll()
     assert world.host.served() is None
     assert world.active() == []
@@ -497,7 +495,7 @@ def test_an_old_colour_that_was_stopped_by_hand_is_started_when_the_new_one_fail
     world.roll()
     world.host.command("systemctl", "stop", "mlflow-blue.service")
     world.want("broken")
-    with pytest.raises(RollError, match="mlflow-blue.service serves what it served before"):
+    with pytest.raises(Refused, match="mlflow-blue.service serves what it served before"):
         world.roll(mode)
     assert world.host.served() == "one"
 
@@ -515,7 +513,7 @@ def test_with_stop_start_the_old_colour_comes_back_whatever_fails(world, monkeyp
 
     def no_stop_of_green(*words):
         if words[1:] == ("stop", "mlflow-green.service"):
-            raise RollError("Wanted a stop; found a timeout; fix that.")
+            raise Refused("Wanted a stop; found a timeout; fix that.")
         return real(*words)
 
     if failing == "wait":
@@ -524,7 +522,7 @@ def test_with_stop_start_the_old_colour_comes_back_whatever_fails(world, monkeyp
         monkeypatch.setattr(world.host, "journal", full)
     else:
         monkeypatch.setattr(world.host, "command", no_stop_of_green)
-    with pytest.raises(RollError, match="serves what it served before"):
+    with pytest.raises(Refused, match="serves what it served before"):
         world.roll("stop_start")
     assert world.host.served() == "one"
 
@@ -537,7 +535,7 @@ def test_a_database_that_does_not_fit_is_seen_before_anything_is_started(world, 
     world.want("two")
     world.host.database = FakeProbe(1, "Wanted revision b; found a; upgrade it.")
     world.host.actions.clear()
-    with pytest.raises(RollError, match="found a; upgrade it. What serves is unchanged"):
+    with pytest.raises(Refused, match="found a; upgrade it. What serves is unchanged"):
         world.roll(mode)
     assert not [action for action in world.host.actions if "start" in action]
     assert world.host.served() == "one"
@@ -626,7 +624,7 @@ def test_a_refused_text_leaves_what_serves_and_what_is_wanted(world, monkeypatch
         monkeypatch.setattr(
             mlflow_roll, "sync", lambda *_: (_ for _ in ()).throw(OSError(28, "full"))
         )
-    with pytest.raises((RollError, OSError), match="denied|full"):
+    with pytest.raises((Refused, OSError), match="denied|full"):
         world.roll(texts={"key": "refused"})
     assert world.host.served() == "one"
     assert (world.config / "wanted/key").read_text() == "old key"
@@ -661,27 +659,12 @@ def test_libraries_that_were_updated_are_taken_by_a_roll(world):
     assert world.active() == ["mlflow-green.service"] and world.make_roll().reasons() == []
 
 
-@pytest.mark.parametrize(
-    ("line", "is_old"),
-    [
-        ("7f00-7f01 r--p 00000000 00:2f 1 /usr/lib/x86_64-linux-gnu/libssl.so.3 (deleted)", True),
-        ("7f00-7f01 r--p 00000000 00:2f 1 /usr/lib/x86_64-linux-gnu/libssl.so.3", False),
-        ("7f00-7f01 rw-s 00000000 00:01 1 /dev/zero (deleted)", False),
-        ("7f00-7f01 r--p 00000000 00:2f 1 /opt/mlflow/releases/x/lib/a.so (deleted)", False),
-    ],
-)
-def test_a_library_that_was_replaced_is_known_by_what_is_mapped(monkeypatch, line, is_old):
-    monkeypatch.setattr(Host, "command", lambda *_: "17\n")
-    monkeypatch.setattr(Path, "read_text", lambda _: f"55-56 r--p 0 0 0 /x\n{line}\n5-6 r 0\n")
-    assert Host().has_old_libraries("mlflow-blue.service") is is_old
-
-
 def test_texts_go_only_where_they_have_been(world):
     """A host on which site.yml has never put a key has no use for one."""
-    with pytest.raises(RollError, match="found none; run site.yml first"):
+    with pytest.raises(Refused, match="found none; run site.yml first"):
         world.roll(texts={"key": "new"})
     world.roll()
-    with pytest.raises(RollError, match="Wanted key in what mlflow serves with"):
+    with pytest.raises(Refused, match="Wanted key in what mlflow serves with"):
         world.roll(texts={"key": "new"})
 
 
@@ -691,7 +674,7 @@ def test_what_encrypts_the_database_is_not_replaced(world):
     (world.config / "wanted/secrets.env").write_text("")
     world.roll()
     world.roll(texts={"secrets.env": 'A="1"\nMLFLOW_CRYPTO_KEK_PASSPHRASE="old one"'})
-    with pytest.raises(RollError, match="Wanted MLFLOW_CRYPTO_KEK_PASSPHRASE as"):
+    with pytest.raises(Refused, match="Wanted MLFLOW_CRYPTO_KEK_PASSPHRASE as"):
         world.roll(texts={"secrets.env": 'MLFLOW_CRYPTO_KEK_PASSPHRASE="new one"'})
     assert "old one" in (world.config / "wanted/secrets.env").read_text()
 
@@ -702,7 +685,7 @@ def test_what_encrypts_the_database_changes_only_while_nothing_serves(world):
     world.roll()
     (world.config / "wanted/secrets.env").write_text('MLFLOW_CRYPTO_KEK_PASSPHRASE="new one"')
     before = world.active()
-    with pytest.raises(RollError, match="serves with.*wanted/generated.env.*What serves is unch"):
+    with pytest.raises(Refused, match="serves with.*wanted/generated.env.*What serves is unch"):
         world.roll()
     assert world.active() == before
     for unit in world.host.units.values():
@@ -759,12 +742,13 @@ def test_a_roll_with_texts_killed_anywhere_is_finished_by_the_next(world, mode):
     (world.config / "wanted/key").write_text("0")
     world.roll()
     kills = 0
-    note = Roll.note
+    note = Lock.note
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Roll, "note", lambda self, text: (world.host.act(text), note(self, text)))
-        for name in ("copy_tree", "put", "sync"):
-            real = getattr(mlflow_roll, name)
-            patch.setattr(mlflow_roll, name, lambda *a, f=real: (world.host.act("file"), f(*a))[1])
+        patch.setattr(Lock, "note", lambda self, text: (world.host.act(text), note(self, text)))
+        changing = [(mlflow_roll, "copy_tree"), (files, "copy_tree"), (mlflow_roll, "write")]
+        for module, name in [*changing, (os, "fsync")]:
+            real = getattr(files, name, os.fsync)
+            patch.setattr(module, name, lambda *a, f=real: (world.host.act("file"), f(*a))[1])
         for turn in range(100):
             texts = {"key": f"{turn + 1}"}
             world.host.left = turn
@@ -783,54 +767,8 @@ def test_a_roll_with_texts_killed_anywhere_is_finished_by_the_next(world, mode):
             assert found == [texts["key"]] * 2, "in what is wanted and in what serves"
             assert len(world.enabled()) == len(world.active()) == 1
             assert not list(world.config.glob(".*.new")) + list(world.config.glob(".wanted*"))
+            assert not list(world.root.rglob(".*.mlflow-ansible"))
     assert kills > 20, "it does more than twenty things that can be interrupted"
-
-
-def test_a_key_is_proven_with_what_serves_and_nothing_changes(world):
-    """A rotation asks each host before it changes the first: with the slot's own settings, and the
-    new key on top of them, quoted as systemd reads it."""
-    with pytest.raises(RollError, match="Wanted a server mlflow that serves; found none"):
-        world.make_roll().prove({})
-    world.roll()
-    world.want("two, unproven")
-    world.host.actions.clear()
-    world.make_roll().prove({"AWS_SECRET_ACCESS_KEY": 'a"b$c\\d'})
-    assert world.host.proven == ("blue", 'AWS_SECRET_ACCESS_KEY="a\\"b\\$c\\\\d"\n')
-    assert world.host.probed[-1] == (["artifacts"], None)
-    world.host.probe = FakeProbe(1, "Wanted to put; found denied; give the right.")
-    with pytest.raises(RollError, match="found denied; give the right. Nothing has changed"):
-        world.make_roll().prove({"AWS_ACCESS_KEY_ID": "new"})
-    world.host.probe = FakeProbe(143)
-    with pytest.raises(RollError, match="did not end in time"):
-        world.make_roll().prove({"AWS_ACCESS_KEY_ID": "new"})
-    assert world.host.actions == [] and world.host.served() == "one"
-
-
-HOLDER = """
-import json, sys, fcntl, time, os
-lock = open(sys.argv[1], "a+"); fcntl.flock(lock, fcntl.LOCK_EX)
-lock.truncate(0)
-json.dump({"pid": os.getpid(), "step": "fill green", "until": float(sys.argv[2])}, lock)
-lock.flush(); print("held", flush=True); time.sleep(60)
-"""
-
-
-def test_a_second_roll_waits_and_then_names_the_holder(world):
-    """Two operators at once: the second waits up to the first one's own deadline, no longer."""
-    lock = world.config / ".roll.lock"
-    arguments = [sys.executable, "-c", HOLDER, str(lock), str(world.host.time + 30)]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as holder:
-        holder.stdout.readline()
-        begun = world.host.time
-        roll = world.make_roll()
-        with pytest.raises(RollError, match=f"process {holder.pid}.*fill green"), roll.lock():
-            pass
-        assert roll.waits == [f"wait for process {holder.pid}, which rolls mlflow already"]
-        assert roll.steps == [], "to wait is no change"
-        assert 30 <= world.host.time - begun < 32
-        holder.kill()
-    world.roll()
-    assert world.host.served() == "one"
 
 
 def test_a_roll_says_what_it_does_and_until_when(world):
@@ -856,120 +794,10 @@ def test_a_roll_says_what_it_does_and_until_when(world):
     assert lock.stat().st_mode & 0o777 == 0o600
 
 
-def test_the_note_of_a_killed_holder_frightens_nobody(world):
-    """A killed run leaves its note behind. Who finds it before the new holder has written its own
-    must not take it for that one's."""
-    with subprocess.Popen(["true"]) as gone:
-        pass
-    lock = world.config / ".roll.lock"
-    lock.write_text(json.dumps({"pid": gone.pid, "step": "long ago", "until": 0}))
-    hold = "import fcntl, sys, time; lock = open(sys.argv[1]); fcntl.flock(lock, fcntl.LOCK_EX); "
-    hold += "print('held', flush=True); time.sleep(0.5)"
-    arguments = [sys.executable, "-c", hold, str(lock)]
-    with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as holder:
-        holder.stdout.readline()
-        world.roll()
-        assert holder.wait() == 0
-    assert world.host.served() == "one"
-
-
-def test_the_last_lines_of_the_journal_are_shown(monkeypatch):
-    """They have the error that a traceback ends with. The journalctl of Debian 12 gives the first
-    ones if it is asked for a number of lines since a time.
-    """
-    lines = [f"line {number}" for number in range(100)]
-
-    def command(host, *words):
-        number = [int(word.partition("=")[2]) for word in words if word.startswith("--lines=")]
-        return "\n".join(lines[: number[0]] if number else lines) + "\n"
-
-    monkeypatch.setattr(mlflow_roll.Host, "command", command)
-    said = mlflow_roll.Host().journal("mlflow-blue.service", 0).splitlines()
-    assert said == lines[-40:]
-
-
-def test_connections_are_those_open_or_waiting(tmp_path):
-    """Listening sockets and other paths in /proc/net/unix are not clients."""
-    path = tmp_path / "server.sock"
-    server = socket.socket(socket.AF_UNIX)
-    server.bind(str(path))
-    server.listen()
-    host = mlflow_roll.Host()
-    assert host.connections(path) == 0
-    client = socket.socket(socket.AF_UNIX)
-    client.connect(str(path))
-    assert host.connections(path) == 1, "not accepted yet, but it must not be cut off"
-    accepted, _ = server.accept()
-    assert host.connections(path) == 1
-    for end in (accepted, client):
-        end.close()
-    assert host.connections(path) == 0
-    server.close()
-
-
-SEARCH = "/api/2.0/mlflow/experiments/search"
-
-
-@contextlib.contextmanager
-def server(path, statuses):
-    """Serve MLflow's two answers that readiness asks for on a unix socket."""
-
-    class Answer(http.server.BaseHTTPRequestHandler):
-        def answer(self):
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            self.send_response(statuses.get((self.command, self.path), 404))
-            self.end_headers()
-            self.wfile.write(b"because")
-
-        do_GET = do_POST = answer
-
-        def log_message(self, *_):
-            pass
-
-    with socketserver.UnixStreamServer(str(path), Answer) as serves:
-        threading.Thread(target=serves.serve_forever, args=[0.01]).start()
-        yield
-        serves.shutdown()
-
-
-@pytest.mark.parametrize(
-    ("health", "search", "why"),
-    [
-        (200, 200, ""),
-        (200, 401, ""),
-        (503, 200, "/health answered 503: b'because'"),
-        (200, 500, f"{SEARCH} answered 500: b'because'"),
-        (200, 403, f"{SEARCH} answered 403: b'because'"),
-    ],
-)
-def test_ready_is_who_answers_and_whose_database_does(tmp_path, health, search, why):
-    """/health is a constant of MLflow's: a server without its database gives it, too."""
-    statuses = {("GET", "/health"): health, ("POST", SEARCH): search}
-    with server(tmp_path / "server.sock", statuses):
-        assert mlflow_roll.Host().answers(tmp_path / "server.sock") == why
-
-
-def test_a_name_is_refused_by_whoever_answers_403(tmp_path):
-    """401 is the question for a login."""
-    asked = f"{SEARCH}?max_results=1"
-    for status, refused in ((200, ""), (401, ""), (403, "b:443")):
-        path = tmp_path / f"{status}.sock"
-        with server(path, {("GET", asked): status}):
-            assert mlflow_roll.Host().refused_name(path, ["b:443", "c"]) == refused
-
-
-def test_who_does_not_answer_is_not_ready(tmp_path):
-    """A socket that a killed server left behind is there, but nobody listens on it."""
-    left = socket.socket(socket.AF_UNIX)
-    left.bind(str(tmp_path / "server.sock"))
-    left.close()
-    assert "/health did not answer" in mlflow_roll.Host().answers(tmp_path / "server.sock")
-
-
 def take_away(world):
     roll = world.make_roll()
     if roll.left():
-        with roll.lock():
+        with roll.locked():
             roll.take_away()
     return roll
 
@@ -1032,14 +860,3 @@ def test_a_removal_that_was_killed_is_finished_by_the_next(world, tmp_path):
         if not killed:
             return
     raise AssertionError("it was killed in each case")
-
-
-def test_a_probe_compares_with_the_secret_settings_too(tmp_path, monkeypatch):
-    """Else, with the address of the database among the secrets, artifacts are left behind."""
-    monkeypatch.setattr(mlflow_roll, "probe_command", lambda *_: ["sh", "-c", "cat >&2"])
-    (tmp_path / "server.env").write_text('MLFLOW_ARTIFACTS_DESTINATION="s3://a/b"\n')
-    (tmp_path / "secrets.env").write_text('MLFLOW_BACKEND_STORE_URI="mysql://ä:canary@db/x"\n')
-    probe = Host().start_probe("mlflow", tmp_path, ["database"], 9, former=tmp_path)
-    said = probe.communicate()[1]
-    assert 'DESTINATION="s3://a/b"' in said and '"mysql://ä:canary@db/x"' in said
-    assert Host().start_probe("mlflow", tmp_path, ["artifacts"], 9).communicate()[1] == ""

@@ -10,6 +10,8 @@ from types import SimpleNamespace
 import mlflow_users
 import pytest
 from ansible.module_utils.testing import patch_module_args
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals import Refused
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.slots import Instance
 from problems_of_users import problems_of_users
 
 
@@ -211,8 +213,8 @@ def test_an_administrator_who_cannot_log_in_gets_the_password_that_is_wanted():
 
 def test_what_keeps_the_password_from_the_database_is_said():
     server = Server()
-    server.in_the_way = mlflow_users.Refused("no database")
-    with pytest.raises(mlflow_users.Refused, match="no database"):
+    server.in_the_way = Refused("no database")
+    with pytest.raises(Refused, match="no database"):
         run(server, admin_password="a new password")
 
 
@@ -310,7 +312,7 @@ def test_what_somebody_made_just_before_is_not_taken_for_the_administrators():
         return answers(what, fields)
 
     server.write = write
-    with pytest.raises(mlflow_users.Refused, match="experiments/create for later; .*it exists"):
+    with pytest.raises(Refused, match="experiments/create for later; .*it exists"):
         run(server, ada)
     assert "ada" not in server.passwords
 
@@ -334,11 +336,11 @@ def test_what_is_named_and_somebody_elses_is_refused_before_anything_is_changed(
     server.make("mallory", made, name)
     ada = user(permissions={kind: {name: level, "other": "EDIT"}})
     for check in (True, False):
-        with pytest.raises(mlflow_users.Refused) as refused:
+        with pytest.raises(Refused) as refused:
             run(server, ada, check=check)
         assert f"found that mallory holds MANAGE on {made} {name}; " in str(refused.value)
         assert "give the user a line with the permission MANAGE" in str(refused.value)
-    with pytest.raises(mlflow_users.Refused):
+    with pytest.raises(Refused):
         run(server, ada, user("mallory", password="his own"))
     assert server.writes == []
     nothing = user(permissions={kind: {name: "NONE"}})
@@ -388,7 +390,7 @@ def test_an_administrator_who_is_to_be_none_is_a_user_as_others_are():
     server.grants["former", "experiment", "7"] = "MANAGE"
     server.grants["former", "prompt", "*"] = "EDIT"
     ada = user(permissions={"experiment": {"forecast": "EDIT"}})
-    with pytest.raises(mlflow_users.Refused, match="former holds MANAGE on experiment forecast"):
+    with pytest.raises(Refused, match="former holds MANAGE on experiment forecast"):
         run(server, ada, user("former"))
     assert run(server, user("former")).unlisted == ["EDIT for former on prompt *"]
 
@@ -463,7 +465,7 @@ def test_what_the_server_cannot_look_up_is_an_error(kind, name):
     """Taken for one that is not there, it would be made, and the error be another one."""
     server = Server()
     server.broken = True
-    with pytest.raises(mlflow_users.Refused, match=f"{kind} {name}; found.*500.*away"):
+    with pytest.raises(Refused, match=f"{kind} {name}; found.*500.*away"):
         run(server, user(permissions={kind: {name: "EDIT"}}))
     assert server.writes == []
 
@@ -472,7 +474,7 @@ def test_a_server_that_is_not_there_is_refused_but_not_in_check_mode():
     server = Server()
     server.serves = False
     assert run(server, check=True).plan == ["all users"]
-    with pytest.raises(mlflow_users.Refused, match="run site.yml"):
+    with pytest.raises(Refused, match="run site.yml"):
         run(server)
 
 
@@ -568,12 +570,11 @@ def test_who_runs_it_is_warned_of_what_nobody_else_would_see(monkeypatch, capsys
 @pytest.fixture
 def slot(tmp_path, monkeypatch):
     """A host whose link names a slot, below a folder of its own."""
-    host = mlflow_users.Host("mlflow")
-    host.link = tmp_path / "current.sock"
-    host.link.symlink_to("/run/mlflow/green/server.sock")
-    (tmp_path / "green").mkdir()
+    instance = Instance("mlflow", tmp_path)
+    (instance.config / "green").mkdir(parents=True)
+    instance.current.symlink_to("/run/mlflow/green/server.sock")
     monkeypatch.setattr(mlflow_users, "probe_command", lambda *words: list(map(str, words)))
-    return host
+    return mlflow_users.Host(instance)
 
 
 def test_a_server_has_users_if_its_slot_has_their_settings(slot):
@@ -582,6 +583,8 @@ def test_a_server_has_users_if_its_slot_has_their_settings(slot):
     assert slot.serves_with_users()
     slot.link.unlink()
     assert not slot.serves_with_users()
+    slot.link.symlink_to("/run/other/server.sock")
+    assert not slot.serves_with_users(), "another one that somebody has linked"
 
 
 def test_a_probe_gets_passwords_on_its_input_and_no_error_shows_one(slot, monkeypatch):
@@ -602,7 +605,7 @@ def test_a_probe_gets_passwords_on_its_input_and_no_error_shows_one(slot, monkey
         return SimpleNamespace(returncode=1, stdout="", stderr="no such column: ('canary',)\n")
 
     monkeypatch.setattr(mlflow_users.subprocess, "run", fail)
-    with pytest.raises(mlflow_users.Refused, match=r"found: no such column: \('\*{8}',\); fix"):
+    with pytest.raises(Refused, match=r"found: no such column: \('\*{8}',\); fix"):
         slot.set_admin("admin", "canary")
 
 
@@ -611,7 +614,7 @@ def test_a_server_that_answers_with_an_error_is_not_taken_for_another_password(s
     """The administrator's would be set anew, in vain, each time the database is away."""
     server = Server()
     monkeypatch.setattr(server, "ask", lambda *_, **__: (status, {"message": "away"}))
-    with pytest.raises(mlflow_users.Refused, match=f"can log in; found.*{status}: away"):
+    with pytest.raises(Refused, match=f"can log in; found.*{status}: away"):
         run(server)
     assert server.passwords == {"admin": "the admin's password"}
 
@@ -620,14 +623,14 @@ def test_a_password_that_the_server_does_not_take_is_told(monkeypatch):
     """As of a server that has another database of users than its slot says."""
     server = Server()
     monkeypatch.setattr(server, "set_admin", lambda *_: None)
-    with pytest.raises(mlflow_users.Refused, match="with the new password; found.*refuses it"):
+    with pytest.raises(Refused, match="with the new password; found.*refuses it"):
         run(server, admin_password="a new password")
 
 
 def test_a_call_that_is_refused_is_told_with_its_user(monkeypatch):
     server = Server()
     monkeypatch.setattr(server, "write", lambda *_: (400, {"message": "Invalid username"}))
-    with pytest.raises(mlflow_users.Refused, match="users/create for ada; found.*400: Invalid"):
+    with pytest.raises(Refused, match="users/create for ada; found.*400: Invalid"):
         run(server, user())
 
 
@@ -648,8 +651,8 @@ def test_a_request_has_its_login_and_fields_as_mlflow_reads_them(tmp_path):
         def log_message(self, *_):
             pass
 
-    host = mlflow_users.Host("mlflow")
-    host.link = tmp_path / "current.sock"
+    host = mlflow_users.Host(Instance("mlflow", tmp_path))
+    host.link.parent.mkdir(parents=True)
     with socketserver.UnixStreamServer(str(host.link), Answer) as serves:
         threading.Thread(target=serves.serve_forever, args=[0.01]).start()
         login = ("ada", "pä:ss")

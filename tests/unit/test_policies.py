@@ -114,6 +114,7 @@ FILES = "mlflow_ansible.tracking.mlflow_files"
 NAMES = [
     ("mlflow_files", "files"),
     ("postgresql_database", "logins"),
+    ("postgresql_turn", "logins"),
     ("aws_credentials_profile", "access_key_id"),
 ]
 

@@ -5,16 +5,19 @@ import errno
 import json
 import os
 import re
+import ssl
+import struct
 import time
 from ipaddress import ip_address
 from pathlib import Path
 
 import postgresql_server
 import pytest
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals import Refused
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from postgresql_server import BEGIN, END, MARKER, Refused, Server, network, quoted, with_block
+from postgresql_server import BEGIN, END, MARKER, Server, network, quoted, with_block
 
 HBA = "local all postgres peer\r\n# Jos\xe9's\nhost all all 127.0.0.1/32 scram-sha-256\n"
 FIXED = {"listen_addresses", "port", "shared_buffers"}
@@ -51,7 +54,6 @@ class FakeHost:
         self.root, self.actions, self.left = root, [], None
         self.packages = {"postgresql-17": "installed", "python3-psycopg2": "installed"}
         self.clusters, self.enabled = ["main"], True
-        self.holders = {}
         self.auto, self.hba_errors, self.included = {}, [], True
         self.others, self.databases = {}, []
         self.fatal = self.psql_error = ""
@@ -59,7 +61,7 @@ class FakeHost:
         self.data = root / "var/lib/postgresql/17/main"
         # The databases of initdb: template1, template0 and postgres.
         inside = [self.data / name for name in ("base/1", "base/4", "base/5", "pg_tblspc")]
-        for folder in (self.folder / "conf.d", *inside, root / "proc/77", root / "proc/88"):
+        for folder in (self.folder / "conf.d", *inside, root / "proc/77", root / "proc/net"):
             folder.mkdir(parents=True)
         (root / "etc/os-release").write_text('ID=ubuntu\nID_LIKE="debian"\n')
         (self.folder / "pg_hba.conf").write_bytes(HBA.encode("latin-1"))
@@ -68,6 +70,7 @@ class FakeHost:
         self.hba = self.folder / "pg_hba.conf"
         self.log = root / "var/log/postgresql.log"
         self.alive = False
+        self.listen({})
         self.start()
         # What the distribution wrote is older than the start.
         os.utime(self.hba, (0, 0))
@@ -97,15 +100,29 @@ class FakeHost:
 
         return wrapped
 
+    def listen(self, holders):
+        """Let processes listen on port 5432, by {IPv6 address: (name, pid)}."""
+        self.holders, lines = holders, ["sl local_address\n"]
+        for address, (name, pid) in holders.items():
+            words = struct.unpack("=4I", ip_address(address).packed)
+            packed = "".join(f"{word:08X}" for word in words)
+            lines.append(f"0: {packed}:{5432:04X} 0:0 0A 0 0 0 0 0 {pid}\n")
+            folder = self.root / f"proc/{pid}"
+            (folder / "fd").mkdir(parents=True, exist_ok=True)
+            (folder / "comm").write_text(f"{name}\n")
+            (folder / "fd/6").unlink(missing_ok=True)
+            (folder / "fd/6").symlink_to(f"socket:[{pid}]")
+        (self.root / "proc/net/tcp6").write_text("".join(lines))
+
     def bind_error(self, address, port):
         if address == ip_address("192.0.2.1"):
             return errno.EADDRNOTAVAIL
         ours = self.alive and port == int(self.running["port"])
         return errno.EADDRINUSE if ours or self.holders else 0
 
-    def served(self, address, port):
+    def served(self, address, port, postgresql):
         if not self.alive or port != int(self.running["port"]):
-            return None
+            return b""
         return self.certificate
 
     # The server.
@@ -129,7 +146,7 @@ class FakeHost:
         self.access = self.hba.read_bytes()
         file = self.running.get("ssl_cert_file")
         text = Path(file).read_text() if file else ""
-        self.certificate = postgresql_server.ssl.PEM_cert_to_DER_cert(text) if text else b"snakeoil"
+        self.certificate = ssl.PEM_cert_to_DER_cert(text) if text else b"snakeoil"
 
     def start(self):
         self.alive, self.running = False, {}
@@ -178,12 +195,6 @@ class FakeHost:
             cluster |= {"pgdata": "/var/lib/postgresql/17/main", "logfile": str(self.log)}
             cluster |= {"owneruid": os.geteuid(), "ownergid": os.getegid()}
             return 0, json.dumps([cluster | {"cluster": name} for name in self.clusters]), ""
-        if command[0] == "ss":
-            lines = [
-                f'LISTEN 0 9 {address}:5432 *:* users:(("{name}",pid={pid},fd=6))\n'
-                for address, (name, pid) in self.holders.items()
-            ]
-            return 0, "".join(lines), ""
         if "-C" in command:
             with open(f"/proc/self/fd/{pass_fds[0]}") as file:
                 text = file.read()
@@ -343,11 +354,14 @@ def test_a_variable_that_cannot_work_is_refused(host, wanted, phrase):
 
 def test_a_port_of_somebody_else_is_refused_with_the_holder(host):
     """Ours may be there already, at another address."""
-    host.holders = {"127.0.0.1": ("postgres", 77)}
+    host.listen({"::1": ("postgres", 77)})
     assert host.ensure() != []
-    host.holders = {"127.0.0.1": ("postgres", 77), "[::1]": ("pgbouncer", 88)}
+    host.listen({"::1": ("postgres", 77), "::2": ("pgbouncer", 88)})
     said = refusal(host, listen_addresses=["*"], allowed_networks=[])
     assert "found process 88 (pgbouncer) listening there" in said
+    (host.root / "proc/88/fd/6").unlink()
+    said = refusal(host, listen_addresses=["*"], allowed_networks=[])
+    assert "found process 0 (unknown) listening there" in said, "one that nobody can see"
 
 
 def test_a_host_of_another_family_is_refused(host):
@@ -558,4 +572,4 @@ def test_a_run_killed_anywhere_is_finished_by_the_next(tmp_path, monkeypatch):
         assert host.certificate != b"snakeoil"
         assert host.conf.read_text().startswith(MARKER)
         assert host.ensure(**wanted) == []
-    assert 15 < steps < 1000
+    assert 14 < steps < 1000

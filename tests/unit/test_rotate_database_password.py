@@ -3,9 +3,9 @@
 from copy import deepcopy
 
 import pytest
+from fake_postgresql import LOGINS, FakeServer, options
 from kills import Killable, Killed, assert_each_is_finished
-from postgresql_database import Database
-from test_postgresql_database import LOGINS, FakeServer, options
+from postgresql_turn import Turn
 
 A, B = LOGINS
 FORMER = options()["passwords"]
@@ -37,9 +37,9 @@ class World(FakeServer, Killable):
         self.sessions = [(each["serving"][0], 7, "192.0.2.1", "") for each in self.servers]
         kept = {slot[0] for each in self.servers for slot in each.values() if slot}
         given = options(turn=turn, serving=serving, kept=sorted(kept), passwords=self.vault)
-        database = Database(given, check=False)
-        database.take_turns()
-        return database
+        turn = Turn(given, check=False)
+        turn.run()
+        return turn
 
     def lets_in(self, login, password):
         return self.roles[login]["login"] and self.passwords[login] == password

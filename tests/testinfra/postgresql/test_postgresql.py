@@ -13,6 +13,8 @@ import psycopg2
 import pytest
 import scenario
 import testinfra
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.postgresql_roles import ask
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals import Refused
 from control import Control
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -21,7 +23,8 @@ from testinfra.utils.ansible_runner import AnsibleRunner
 
 ROOT = Path(__file__).resolve().parents[3]
 sys.path.insert(0, str(ROOT / "plugins/modules"))
-import postgresql_database  # noqa: E402
+from postgresql_database import Database  # noqa: E402
+from postgresql_turn import Turn  # noqa: E402
 
 group = "database"
 
@@ -66,14 +69,17 @@ class Server:
         return self.connect(f"{database}_{role}", self.password[role], database)
 
     def make(self, check=False, **more):
-        """Make the database `lab` as the module does, as an administrator who is no superuser."""
+        """Make the database `lab` as the module does, as an administrator who is no superuser.
+
+        With `turn` let its logins take turns.
+        """
         given = {"name": "lab", "owner": "lab_owner", "group": "lab_readwrite"}
         given |= {"logins": ["lab_a", "lab_b"], "passwords": self.passwords()}
         given |= {"admin_host": self.address, "admin_port": 5432, "admin_user": "master"}
         given |= {"admin_password": self.admin_password, "admin_database": "postgres"}
         given |= {"sslmode": "require", "ca": "", "python": ""}
-        given |= {"turn": "", "serving": [], "kept": [], "patience": 5}
-        return postgresql_database.ask(given | more, check)["plan"]
+        given |= {"serving": [], "kept": [], "patience": 5}
+        return ask(Turn if "turn" in more else Database, given | more, check).plan
 
     def passwords(self, **more):
         """Return the passwords of the roles of `lab`, with others for `owner`, `a` or `b`."""
@@ -147,7 +153,7 @@ def attempt(connection, *statements):
 
 def refusal(function, *words, **more):
     """Return the words of a refusal, which are never a secret."""
-    with pytest.raises(postgresql_database.Refused) as refused:
+    with pytest.raises(Refused) as refused:
         function(*words, **more)
     text = str(refused.value)
     assert text.startswith("Wanted ") and "; found" in text and "canary" not in text
@@ -237,7 +243,7 @@ def test_the_journal_has_no_password(host):
     owner = RUNNER.get_variables(host.backend.name)["postgresql_owner_password"]
     shown = ["canary", owner.split("@")[1].split('"')[0]]
     journal = host.check_output("journalctl --no-pager --all")
-    assert re.search(r"ansible-postgresql_database\[\d+\]: Invoked with", journal)
+    assert re.search(r"ansible-\S*postgresql_database\[\d+\]: Invoked with", journal)
     assert [each for each in shown if each in journal] == []
 
 
@@ -473,7 +479,7 @@ def test_a_server_that_asks_for_no_password_is_refused(lab):
 
 def test_a_run_killed_anywhere_is_finished_by_the_next(lab, monkeypatch):
     """A database cannot be made in a transaction together with its roles and rights."""
-    real, left = postgresql_database.Database.carry_out, 0
+    real, left = Database.carry_out, 0
 
     def carry_out(database, connection, steps, **more):
         nonlocal left
@@ -482,7 +488,7 @@ def test_a_run_killed_anywhere_is_finished_by_the_next(lab, monkeypatch):
         left -= bool(steps)
         real(database, connection, steps, **more)
 
-    monkeypatch.setattr(postgresql_database.Database, "carry_out", carry_out)
+    monkeypatch.setattr(Database, "carry_out", carry_out)
     for kill in range(9):
         lab.clean()
         left = kill

@@ -1,0 +1,47 @@
+"""Environment files of a unit, as systemd reads them: EnvironmentFile= in systemd.exec(5)."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import textwrap
+
+ESCAPED = str.maketrans({character: f"\\{character}" for character in '\\"$`'})
+
+
+def quoted(value: str) -> str:
+    """Return a value as it stands in an environment file."""
+    return f'"{value.translate(ESCAPED)}"'
+
+
+def text_of(settings: dict, comment: str = "") -> str:
+    """Return the text of an environment file.
+
+    Args:
+        settings: Values by the names of the variables, each taken for text.
+        comment: What the file says of itself; lines are made of it here.
+    """
+    lines = [f"# {line}" for line in textwrap.wrap(comment, 98)]
+    lines += [f"{name}={quoted(str(settings[name]))}" for name in sorted(settings)]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def variables(text: str) -> dict[str, str]:
+    """Return what an environment file sets.
+
+    Raises:
+        ValueError: A line of it is none, such as one that was spoilt by hand.
+    """
+    # Within quotes shlex takes a backslash away before another one and a quote alone.
+    plain = re.sub(r"\\(.)", lambda pair: pair[1] if pair[1] in "$`" else pair[0], text)
+    return dict(word.split("=", 1) for word in shlex.split(plain, comments=True))
+
+
+def legible_variables(text: str) -> dict[str, str]:
+    """Return what an environment file sets in those of its lines that were not spoilt by hand."""
+    try:
+        return variables(text)
+    except ValueError:
+        lines = text.splitlines()
+        found = map(legible_variables, lines if len(lines) > 1 else [])
+        return {name: value for each in found for name, value in each.items()}
