@@ -53,13 +53,13 @@ def credentials_report(hosts: dict, max_age_days: int, now: float) -> dict:
     """
     rows, keys, notes = [], {}, []
     for variables in hosts.values():
-        asked = variables.get("aws_credentials_keys", {}).get("keys", [])
+        asked = variables.get("aws_credentials_keys", {}).get("access_keys", [])
         keys |= {key["id"]: key for key in asked}
     for host, variables in sorted(hosts.items()):
         server, client = (
             variables.get(name, {}) for name in ("mlflow_server_look", "aws_credentials_look")
         )
-        own = {key["id"]: key for key in variables.get("aws_credentials_keys", {}).get("keys", [])}
+        own = {key["id"]: key for key in variables.get("aws_credentials_keys", {}).get("access_keys", [])}
         files = server.get("slots", {}).get(server.get("serving"), {}).get("files", {})
         if key := server.get("access_key_id"):
             rows.append(key_row(host, key, files["aws_shared_credentials_file"], own, now))

@@ -36,12 +36,12 @@ options:
     description: Days that an inactive key has to be unused before it is deleted.
     type: float
     default: 1
-author: mlflow-ansible
+author: The mlflow-ansible developers (@mlflow-ansible)
 """
 
 EXAMPLES = r"""
 - name: Decide
-  aws_access_keys:
+  mlflow_ansible.tracking.aws_access_keys:
     user: mlflow
     wanted: AKIAIOSFODNN7EXAMPLE
     deployed: [AKIAIOSFODNN7EXAMPLE]
@@ -49,7 +49,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-keys:
+access_keys:
   description:
     - Each key's C(id), C(active), C(created) and C(last_used), both as dates (ISO 8601); the latter
       is null for a key that AWS has not seen yet.
@@ -308,7 +308,7 @@ def main() -> None:
     )
     user = module.params["user"]
     keys = None
-    with refusing(module, answer=lambda: {"keys": dated(keys)}):
+    with refusing(module, answer=lambda: {"access_keys": dated(keys)}):
         if user and not has_boto3:
             raise Refused(
                 "Wanted boto3, to ask AWS for access keys; found none in the Python that runs "
@@ -320,9 +320,9 @@ def main() -> None:
             except (BotoCoreError, ClientError) as error:
                 raise Refused(refusal(error, user)) from None
         if not module.params["wanted"]:
-            module.exit_json(changed=False, keys=dated(keys))
+            module.exit_json(changed=False, access_keys=dated(keys))
         decision = decide(keys, now=time.time(), **module.params)
-    module.exit_json(changed=False, keys=dated(keys), **decision)
+    module.exit_json(changed=False, access_keys=dated(keys), **decision)
 
 
 if __name__ == "__main__":

@@ -37,12 +37,12 @@ options:
     description: Text of the script that is called with C(artifacts) and the URI.
     type: str
     default: ''
-author: mlflow-ansible
+author: The mlflow-ansible developers (@mlflow-ansible)
 """
 
 EXAMPLES = r"""
 - name: Give the user a key
-  aws_credentials_profile:
+  mlflow_ansible.tracking.aws_credentials_profile:
     user: ada
     access_key_id: AKIAIOSFODNN7EXAMPLE
     secret_access_key: "{{ vault_aws_secret_access_key }}"

@@ -26,12 +26,12 @@ options:
     type: list
     elements: path
     default: []
-author: mlflow-ansible
+author: The mlflow-ansible developers (@mlflow-ansible)
 """
 
 EXAMPLES = r"""
 - name: Install nginx without its default site
-  debian_packages:
+  mlflow_ansible.tracking.debian_packages:
     names: [nginx]
     masks: [/etc/nginx/sites-enabled/default]
 """

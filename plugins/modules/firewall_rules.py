@@ -38,12 +38,12 @@ options:
     description: Seconds from C(try) until the former rules come back.
     type: int
     default: 60
-author: mlflow-ansible
+author: The mlflow-ansible developers (@mlflow-ansible)
 """
 
 EXAMPLES = r"""
 - name: Let clients in
-  firewall_rules:
+  mlflow_ansible.tracking.firewall_rules:
     step: try
     rules:
       - {port: 5000, from: [10.0.0.0/16]}
@@ -83,7 +83,8 @@ NFT = "/usr/sbin/nft"
 # Where the kernel refuses another network systemd goes on without one, so this is looked at.
 IS_APART = 'test "$(readlink /proc/self/ns/net)" != "$(readlink /proc/1/ns/net)"'
 APART = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--property=PrivateNetwork=yes"]
-UNIT, ROLLBACK = "mlflow-firewall.service", "mlflow-firewall-rollback"
+UNIT = "mlflow-firewall.service"
+ROLLBACK = "mlflow-firewall-rollback"
 SHORTEST = 15
 NOT_LOADED = 5  # systemctl's exit code
 ALL = ["0.0.0.0/0", "::/0"]

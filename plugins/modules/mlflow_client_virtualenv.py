@@ -3,6 +3,61 @@
 
 from __future__ import annotations
 
+DOCUMENTATION = r"""
+module: mlflow_client_virtualenv
+short_description: A virtualenv of MLflow that its user owns
+description:
+  - Makes a virtualenv, installs what a hash-locked list of requirements names, and further
+    packages, and gives an environment to every Python that is started from it.
+  - All that is in the user's reach is looked at and changed as that user, never as root.
+  - What the user has installed or changed there stays. The list is installed again when it, or the
+    version of Python, has changed, or MLflow is gone.
+  - A folder C(.mlflow_client) in the virtualenv says how far a run has come, so one that was killed
+    is finished by the next.
+options:
+  user: {description: Login of the person., type: str, required: true}
+  path: {description: Folder of the virtualenv; C(~) is the user's home., type: str, required: true}
+  requirements: {description: Text of the hash-locked list., type: str, required: true}
+  packages: {description: Further packages., type: list, elements: str, default: []}
+  environment: {description: Variables that are set unless the caller has., type: dict, default: {}}
+  directory: {description: Another folder of the user's to make., type: str, default: ''}
+  ca:
+    description: >-
+      Certificates in PEM, kept as C(.mlflow_client/ca-X.pem), X the beginning of their SHA-256.
+      Once the environment names it, files of that kind with a former text get the same, as
+      programs that run may read one for days.
+    type: str
+    default: ''
+author: The mlflow-ansible developers (@mlflow-ansible)
+"""
+
+EXAMPLES = r"""
+- name: Make a virtualenv
+  mlflow_ansible.tracking.mlflow_client_virtualenv:
+    user: ada
+    path: ~/mlflow
+    requirements: "{{ lookup('ansible.builtin.file', 'mlflow-3.17.2.txt') }}"
+    environment: {MLFLOW_TRACKING_URI: "http://mlflow.example.com:5000"}
+"""
+
+RETURN = r"""
+user: {description: Login of the person., type: str, returned: success}
+home: {description: Home folder of the user., type: str, returned: success}
+path: {description: Path of the virtualenv., type: str, returned: success}
+directory: {description: Path of the other folder., type: str, returned: success}
+packages:
+  description: Debian packages that are missing for it.
+  type: list
+  elements: str
+  returned: success
+plan:
+  description: What was done, or in check mode would be.
+  type: list
+  elements: str
+  returned: success
+  sample: [make the virtualenv, install mlflow 3.17.2, set the environment]
+"""
+
 import contextlib
 import hashlib
 import json
@@ -40,60 +95,6 @@ from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.system imp
     require_root,
 )
 
-DOCUMENTATION = r"""
-module: mlflow_client_virtualenv
-short_description: A virtualenv of MLflow that its user owns
-description:
-  - Makes a virtualenv, installs what a hash-locked list of requirements names, and further
-    packages, and gives an environment to every Python that is started from it.
-  - All that is in the user's reach is looked at and changed as that user, never as root.
-  - What the user has installed or changed there stays. The list is installed again when it, or the
-    version of Python, has changed, or MLflow is gone.
-  - A folder C(.mlflow_client) in the virtualenv says how far a run has come, so one that was killed
-    is finished by the next.
-options:
-  user: {description: Login of the person., type: str, required: true}
-  path: {description: Folder of the virtualenv; C(~) is the user's home., type: str, required: true}
-  requirements: {description: Text of the hash-locked list., type: str, required: true}
-  packages: {description: Further packages., type: list, elements: str, default: []}
-  environment: {description: Variables that are set unless the caller has., type: dict, default: {}}
-  directory: {description: Another folder of the user's to make., type: str, default: ''}
-  ca:
-    description: >-
-      Certificates in PEM, kept as C(.mlflow_client/ca-X.pem), X the beginning of their SHA-256.
-      Once the environment names it, files of that kind with a former text get the same, as
-      programs that run may read one for days.
-    type: str
-    default: ''
-author: mlflow-ansible
-"""
-
-EXAMPLES = r"""
-- name: Make a virtualenv
-  mlflow_client_virtualenv:
-    user: ada
-    path: ~/mlflow
-    requirements: "{{ lookup('ansible.builtin.file', 'mlflow-3.17.2.txt') }}"
-    environment: {MLFLOW_TRACKING_URI: "http://mlflow.example.com:5000"}
-"""
-
-RETURN = r"""
-user: {description: Login of the person., type: str, returned: success}
-home: {description: Home folder of the user., type: str, returned: success}
-path: {description: Path of the virtualenv., type: str, returned: success}
-directory: {description: Path of the other folder., type: str, returned: success}
-packages:
-  description: Debian packages that are missing for it.
-  type: list
-  elements: str
-  returned: success
-plan:
-  description: What was done, or in check mode would be.
-  type: list
-  elements: str
-  returned: success
-  sample: [make the virtualenv, install mlflow 3.17.2, set the environment]
-"""
 
 PYTHON = "/usr/bin/python3"
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"

@@ -68,12 +68,12 @@ options:
     description: Seconds within which a look must end.
     type: int
     default: 120
-author: mlflow-ansible
+author: The mlflow-ansible developers (@mlflow-ansible)
 """
 
 EXAMPLES = r"""
 - name: Make MLflow's tables in an empty database
-  mlflow_database:
+  mlflow_ansible.tracking.mlflow_database:
     release: "{{ mlflow_server_release }}"
     script: "{{ lookup('ansible.builtin.file', 'probe.py') }}"
     environment: {PGHOST: db.example.com, PGDATABASE: mlflow, PGUSER: owner}

@@ -65,12 +65,12 @@ options:
     suboptions:
       name: {description: Name of the link., type: str, required: true}
       target: {description: Where it points., type: path, required: true}
-author: mlflow-ansible
+author: The mlflow-ansible developers (@mlflow-ansible)
 """
 
 EXAMPLES = r"""
 - name: Write what is wanted
-  mlflow_files:
+  mlflow_ansible.tracking.mlflow_files:
     group: mlflow
     folders:
       - {path: /etc/mlflow, mode: "0750"}

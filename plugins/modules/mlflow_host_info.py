@@ -22,12 +22,12 @@ options:
     description: Its folder in C(/etc), which nobody but root may own.
     type: path
     required: true
-author: mlflow-ansible
+author: The mlflow-ansible developers (@mlflow-ansible)
 """
 
 EXAMPLES = r"""
 - name: Look at the host
-  mlflow_host_info:
+  mlflow_ansible.tracking.mlflow_host_info:
     user: mlflow
     home: /var/lib/mlflow
     config: /etc/mlflow

@@ -18,12 +18,12 @@ options:
     type: dict
     required: true
   timeout: {description: Seconds within which that must end., type: int, default: 120}
-author: mlflow-ansible
+author: The mlflow-ansible developers (@mlflow-ansible)
 """
 
 EXAMPLES = r"""
 - name: Prove a key before it is put anywhere
-  mlflow_prove:
+  mlflow_ansible.tracking.mlflow_prove:
     instance: mlflow
     environment:
       AWS_ACCESS_KEY_ID: "{{ new_key.id }}"

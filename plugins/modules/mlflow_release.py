@@ -3,6 +3,62 @@
 
 from __future__ import annotations
 
+DOCUMENTATION = r"""
+module: mlflow_release
+short_description: One immutable virtualenv of MLflow, complete or absent
+description:
+  - Makes C(<releases>/<version>-<cpXYZ>-<digest of the lock>/) with what the lock names,
+    byte-compiled. A file C(.complete) is written last. A release without it does not count, is
+    removed by the next run, and made again if it is wanted.
+  - Refuses, before it changes anything, a host on which that cannot work.
+  - Removes the oldest releases beyond a number, but none that is in use.
+  - Two runs on one host wait for each other.
+options:
+  version: {description: Version of MLflow., type: str, required: true}
+  lock: {description: Text of its lock file., type: str, required: true}
+  python: {description: Interpreter of the release., type: path, default: /usr/bin/python3}
+  keep: {description: How many complete releases are kept at most., type: int, default: 3}
+  in_use:
+    description: Patterns of links. A release that one of them points to is in use.
+    type: list
+    elements: str
+    default: []
+  installer:
+    description: What installs the packages. C(uv) needs O(uv_lock).
+    type: str
+    choices: [uv, pip]
+    default: uv
+  uv_lock: {description: Requirement of uv with its hashes., type: str, default: ''}
+  index_url: {description: Package index instead of the host's own., type: str, default: ''}
+  proxy: {description: Proxy instead of the host's own., type: str, default: ''}
+  releases: {description: Folder of the releases., type: path, default: /opt/mlflow/releases}
+author: The mlflow-ansible developers (@mlflow-ansible)
+"""
+
+EXAMPLES = r"""
+- name: Make a release
+  mlflow_ansible.tracking.mlflow_release:
+    version: 3.17.2
+    lock: "{{ lookup('ansible.builtin.file', 'mlflow-3.17.2.txt') }}"
+    uv_lock: "{{ lookup('ansible.builtin.file', 'uv.txt') }}"
+"""
+
+RETURN = r"""
+version: {description: Version of MLflow., type: str, returned: success}
+path: {description: Path of the release., type: str, returned: success}
+packages:
+  description: Debian packages that are missing for it.
+  type: list
+  elements: str
+  returned: success
+plan:
+  description: What was done, or in check mode would be.
+  type: list
+  elements: str
+  returned: success
+  sample: [install python3-venv, make 3.17.2-cp311-0a1b2c3d, remove 3.15.0-cp311-4e5f6a7b]
+"""
+
 import ast
 import contextlib
 import glob
@@ -36,61 +92,6 @@ from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.system imp
     require_root,
 )
 
-DOCUMENTATION = r"""
-module: mlflow_release
-short_description: One immutable virtualenv of MLflow, complete or absent
-description:
-  - Makes C(<releases>/<version>-<cpXYZ>-<digest of the lock>/) with what the lock names,
-    byte-compiled. A file C(.complete) is written last. A release without it does not count, is
-    removed by the next run, and made again if it is wanted.
-  - Refuses, before it changes anything, a host on which that cannot work.
-  - Removes the oldest releases beyond a number, but none that is in use.
-  - Two runs on one host wait for each other.
-options:
-  version: {description: Version of MLflow., type: str, required: true}
-  lock: {description: Text of its lock file., type: str, required: true}
-  python: {description: Interpreter of the release., type: path, default: /usr/bin/python3}
-  keep: {description: How many complete releases are kept at most., type: int, default: 3}
-  in_use:
-    description: Patterns of links. A release that one of them points to is in use.
-    type: list
-    elements: str
-    default: []
-  installer:
-    description: What installs the packages. C(uv) needs O(uv_lock).
-    type: str
-    choices: [uv, pip]
-    default: uv
-  uv_lock: {description: Requirement of uv with its hashes., type: str, default: ''}
-  index_url: {description: Package index instead of the host's own., type: str, default: ''}
-  proxy: {description: Proxy instead of the host's own., type: str, default: ''}
-  releases: {description: Folder of the releases., type: path, default: /opt/mlflow/releases}
-author: mlflow-ansible
-"""
-
-EXAMPLES = r"""
-- name: Make a release
-  mlflow_release:
-    version: 3.17.2
-    lock: "{{ lookup('ansible.builtin.file', 'mlflow-3.17.2.txt') }}"
-    uv_lock: "{{ lookup('ansible.builtin.file', 'uv.txt') }}"
-"""
-
-RETURN = r"""
-version: {description: Version of MLflow., type: str, returned: success}
-path: {description: Path of the release., type: str, returned: success}
-packages:
-  description: Debian packages that are missing for it.
-  type: list
-  elements: str
-  returned: success
-plan:
-  description: What was done, or in check mode would be.
-  type: list
-  elements: str
-  returned: success
-  sample: [install python3-venv, make 3.17.2-cp311-0a1b2c3d, remove 3.15.0-cp311-4e5f6a7b]
-"""
 
 # What a release takes on the disk while it is made.
 NEED_MB = 1200

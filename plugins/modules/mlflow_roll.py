@@ -65,16 +65,16 @@ options:
     description: At the end remove the idle slot, as it holds former secrets.
     type: bool
     default: false
-author: mlflow-ansible
+author: The mlflow-ansible developers (@mlflow-ansible)
 """
 
 EXAMPLES = r"""
 - name: Roll
-  mlflow_roll:
+  mlflow_ansible.tracking.mlflow_roll:
     instance: mlflow
 
 - name: Let it serve with another key
-  mlflow_roll:
+  mlflow_ansible.tracking.mlflow_roll:
     instance: mlflow
     texts: {aws_shared_credentials_file: "{{ text_of_the_file }}"}
 """

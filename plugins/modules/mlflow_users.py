@@ -19,25 +19,42 @@ description:
 options:
   instance: {description: Name of the instance., type: str, default: mlflow}
   admin: {description: Name of the administrator., type: str, default: admin}
-  admin_password: {description: The password that is wanted for him., type: str, required: true}
+  admin_password: {description: The password of the administrator., type: str, required: true}
   users:
-    description:
-      - Users, each with C(name), C(state), C(password), C(update_password), C(admin) and
-        C(permissions), a dictionary of permissions by name of the resource, by its type. The
-        permission C(NONE) takes one away.
+    description: Users and what they may do.
     type: list
     elements: dict
     default: []
+    suboptions:
+      name: {description: Name of the user., type: str, required: true}
+      state:
+        description: Whether the user is there.
+        type: str
+        choices: [present, absent]
+        default: present
+      password: {description: Password of the user., type: str, default: ""}
+      update_password:
+        description: Whether a user who is there already gets that password, too.
+        type: str
+        choices: [always, on_create]
+        default: always
+      admin: {description: Whether the user is an administrator., type: bool, default: false}
+      permissions:
+        description:
+          - A dictionary of permissions by the name of the resource, by its type. The permission
+            V(NONE) takes one away.
+        type: dict
+        default: {}
   only_admin:
     description: Look at the administrator alone, not at users and what they may do.
     type: bool
     default: false
-author: mlflow-ansible
+author: The mlflow-ansible developers (@mlflow-ansible)
 """
 
 EXAMPLES = r"""
 - name: Let Ada work on one experiment
-  mlflow_users:
+  mlflow_ansible.tracking.mlflow_users:
     admin_password: "{{ vault_mlflow_admin_password }}"
     users:
       - name: ada

@@ -67,12 +67,12 @@ options:
       trail. Such of the site that are not here are removed. A timer among them is started.
     type: dict
     default: {}
-author: mlflow-ansible
+author: The mlflow-ansible developers (@mlflow-ansible)
 """
 
 EXAMPLES = r"""
 - name: Serve the application behind a socket
-  nginx_site:
+  mlflow_ansible.tracking.nginx_site:
     name: app
     content: "{{ lookup('ansible.builtin.template', 'site.conf.j2') }}"
     listen_address: 127.0.0.1

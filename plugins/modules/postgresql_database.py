@@ -18,7 +18,7 @@ description:
   - The administrator need not be a superuser. CREATEROLE and CREATEDB suffice, from PostgreSQL
     16 on with ADMIN OPTION on roles that it has not made itself.
 extends_documentation_fragment: mlflow_ansible.tracking.postgresql
-author: mlflow-ansible
+author: The mlflow-ansible developers (@mlflow-ansible)
 """
 
 EXAMPLES = r"""

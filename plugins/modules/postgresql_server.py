@@ -32,7 +32,7 @@ options:
     type: str
     default: ''
   tls_key: {description: Key of the certificate in PEM., type: str, default: ''}
-author: mlflow-ansible
+author: The mlflow-ansible developers (@mlflow-ansible)
 """
 
 EXAMPLES = r"""
@@ -89,7 +89,8 @@ BEGIN = "# BEGIN Ansible (role postgresql): edits up to END are lost."
 END = "# END Ansible (role postgresql)"
 # Read after the files of others in conf.d; only ALTER SYSTEM comes later still.
 SETTINGS = "conf.d/zz-ansible.conf"
-CERTIFICATE, KEY = "ansible.crt", "ansible.key"
+CERTIFICATE = "ansible.crt"
+KEY = "ansible.key"
 OWN = {
     "listen_addresses": "postgresql_listen_addresses",
     "port": "postgresql_port",

@@ -29,7 +29,7 @@ options:
     default: []
   patience: {description: Seconds for sessions to end., type: int, default: 60}
 extends_documentation_fragment: mlflow_ansible.tracking.postgresql
-author: mlflow-ansible
+author: The mlflow-ansible developers (@mlflow-ansible)
 """
 
 EXAMPLES = r"""

@@ -570,11 +570,11 @@ def test_the_module_asks_and_decides(aws, monkeypatch):
     """One call for all that a playbook has to know."""
     made = aws.create_access_key(UserName="mlflow")["AccessKey"]["AccessKeyId"]
     said = run(monkeypatch, user="mlflow", wanted=made, deployed=[made], minted=True)
-    assert said["mint"] and said["replaced"] == [made] and len(said["keys"]) == 1
+    assert said["mint"] and said["replaced"] == [made] and len(said["access_keys"]) == 1
     assert said["changed"] is False
-    date = module.datetime.fromisoformat(said["keys"][0]["created"])
+    date = module.datetime.fromisoformat(said["access_keys"][0]["created"])
     assert abs(date.timestamp() - module.time.time()) < 60
-    assert said["keys"][0]["last_used"] is None
+    assert said["access_keys"][0]["last_used"] is None
     said = run(monkeypatch, user="mlflow", wanted=OLD, deployed=[OLD])
     assert said["failed"] and "Wanted …OLD1" in said["msg"]
     said = run(monkeypatch, user="nobody", wanted=OLD)
@@ -589,7 +589,7 @@ def test_without_a_user_aws_is_not_asked(monkeypatch):
     """A store of one's own has no IAM, and its operator perhaps no account at AWS."""
     monkeypatch.setattr(module, "boto3", None)
     said = run(monkeypatch, wanted=NEW, deployed=[OLD])
-    assert said["replaced"] == [OLD] and said["keys"] == []
+    assert said["replaced"] == [OLD] and said["access_keys"] == []
 
 
 def test_a_denied_action_is_named():

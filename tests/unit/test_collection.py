@@ -83,7 +83,7 @@ def test_a_role_of_it_is_called_from_an_operators_own_playbook(operator):
     play = {"hosts": "mlflow", "gather_facts": False, "roles": [role]}
     (operator / "own.yml").write_text(yaml.safe_dump([play]))
     ran = run("ansible-playbook", "-i", "hosts.yml", "--check", "own.yml", cwd=operator)
-    assert f"{NAME}.debian_packages : Install | Install what is missing" in ran.stdout, ran.stderr
+    assert f"{NAME}.debian_packages : Converge | Install what is missing" in ran.stdout, ran.stderr
 
 
 def test_the_tarball_holds_no_secret_and_nothing_for_developers(operator):
@@ -101,7 +101,9 @@ def test_ansible_doc_explains_what_is_in_it(operator, kind):
     """Operators call roles from playbooks of their own, and read there what a module does."""
     names = [f"{NAME}.{name}" for name in PLUGINS[kind]]
     ran = run("ansible-doc", f"--type={kind}", "--json", *names, cwd=operator)
-    assert ran.returncode == 0 and not ran.stderr, ran.stderr
+    # Of Ansible's own collection it complains each time.
+    complaints = [line for line in ran.stderr.splitlines() if "_protomatter" not in line]
+    assert ran.returncode == 0 and not complaints, ran.stderr
     assert set(json.loads(ran.stdout)) == set(names)
 
 
@@ -118,13 +120,14 @@ def test_validate_modules_finds_nothing(collection):
     ansible-test would download an environment for it; the tool itself is a script.
     """
     tool = Path(ansible_test.__path__[0], "_util/controller/sanity/validate-modules/validate.py")
-    options = ["--arg-spec", f"--collection=ansible_collections/{NAME.replace('.', '/')}"]
+    # Two words, which it looks for.
+    options = ["--arg-spec", "--collection", f"ansible_collections/{NAME.replace('.', '/')}"]
     options += [f"--collection-version={GALAXY['version']}", "plugins/modules"]
     ran = run(
         *(sys.executable, tool, "--format=json", *options),
         cwd=collection,
         ANSIBLE_COLLECTIONS_PATH=str(collection.parents[2]),
-        PYTHONPATH=f"{Path(ansible_test.__path__[0]).parent}:{collection.parents[2]}",
+        PYTHONPATH=str(Path(ansible_test.__path__[0]).parent),
     )
     assert ran.stdout, ran.stderr
     found = [

@@ -28,7 +28,7 @@ def report(servers=None, clients=None, keys=(), days=90):
     hosts = {name: {"mlflow_server_look": found} for name, found in (servers or {}).items()}
     hosts |= {name: {"aws_credentials_look": found} for name, found in (clients or {}).items()}
     for variables in hosts.values():
-        variables["aws_credentials_keys"] = {"keys": list(keys)}
+        variables["aws_credentials_keys"] = {"access_keys": list(keys)}
     return credentials_report(hosts, days, NOW)
 
 

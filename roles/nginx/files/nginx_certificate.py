@@ -1,4 +1,3 @@
-#!/usr/bin/python3
 # Written by Ansible (role nginx): edits are lost.
 """Fail if a site's certificate ends soon, or is not the one that nginx serves.
 
