@@ -59,7 +59,10 @@ def credentials_report(hosts: dict, max_age_days: int, now: float) -> dict:
         server, client = (
             variables.get(name, {}) for name in ("mlflow_server_look", "aws_credentials_look")
         )
-        own = {key["id"]: key for key in variables.get("aws_credentials_keys", {}).get("access_keys", [])}
+        own = {
+            key["id"]: key
+            for key in variables.get("aws_credentials_keys", {}).get("access_keys", [])
+        }
         files = server.get("slots", {}).get(server.get("serving"), {}).get("files", {})
         if key := server.get("access_key_id"):
             rows.append(key_row(host, key, files["aws_shared_credentials_file"], own, now))

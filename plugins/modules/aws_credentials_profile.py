@@ -32,7 +32,10 @@ options:
     default: {}
   forget: {description: Take out which key was replaced., type: bool, default: false}
   probe_uri: {description: Argument of the script. Nothing if empty., type: str, default: ''}
-  probe_python: {description: Python that runs the script., type: str, default: /usr/bin/python3}
+  probe_python:
+    description: Python that runs the script. C(~) is the user's home.
+    type: str
+    default: /usr/bin/python3
   probe_script:
     description: Text of the script that is called with C(artifacts) and the URI.
     type: str
@@ -231,8 +234,8 @@ def ensure(params: dict, account, check: bool) -> dict:
         )
         # In check mode what the probe needs may not be there yet.
         if params["probe_uri"] and not check:
-            python, script = params["probe_python"], params["probe_script"]
-            profile.prove(texts, python, script, params["probe_uri"])
+            python = re.sub("^~(?=/)", account.pw_dir, params["probe_python"])
+            profile.prove(texts, python, params["probe_script"], params["probe_uri"])
         changed = params["state"] == "present" and profile.differs(texts)
         if changed and not check:
             profile.write(texts)

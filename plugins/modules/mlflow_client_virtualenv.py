@@ -95,7 +95,6 @@ from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.system imp
     require_root,
 )
 
-
 PYTHON = "/usr/bin/python3"
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
 # Seconds after which a run that is at work in the virtualenv is not waited for any longer.

@@ -92,7 +92,6 @@ from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.system imp
     require_root,
 )
 
-
 # What a release takes on the disk while it is made.
 NEED_MB = 1200
 # Seconds after which a run that makes a release is not waited for any longer.

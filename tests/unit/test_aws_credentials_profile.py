@@ -3,6 +3,7 @@
 import os
 import stat
 import sys
+from pathlib import Path
 
 import aws_credentials_profile as module
 import pytest
@@ -193,6 +194,13 @@ def test_the_secret_is_not_among_the_words_of_the_probe(monkeypatch, home):
     ((command, environment),) = words
     assert command == [sys.executable, "-", "artifacts", "s3://bucket"]
     assert "se/cr+et=" not in str(environment)
+
+
+def test_a_python_in_the_users_home_runs_the_probe(monkeypatch, home):
+    """As the one of their virtualenv is named, whatever their home is."""
+    (home / "mlflow").symlink_to(Path(sys.executable).parent)
+    said = run(monkeypatch, home, **NEW, **PROOF | {"probe_python": "~/mlflow/python3"})
+    assert said["access_key_id"] == "AKIANEW", said
 
 
 def test_check_mode_tells_and_neither_tries_nor_writes(monkeypatch, home):

@@ -122,3 +122,11 @@ def test_what_the_database_has_said_of_its_logins_outlives_what_is_skipped():
     play = yaml.safe_load((VARS.parent / "mlflow.yml").read_text())[0]
     (users,) = (task for task in play["tasks"] if task["name"] == "Database of users")
     assert "ansible.builtin.include_role" in users
+
+
+def test_a_rotation_tries_a_key_with_the_python_of_the_clients_virtualenv():
+    """Where the inventory does not name that, it is where the role mlflow_client makes it."""
+    roles = VARS.parents[1] / "roles"
+    default = rendering.load(roles / "mlflow_client/defaults/main.yml")["mlflow_client_virtualenv"]
+    wanted = wired("aws_credentials_probe_python", VARS / "key_holders.yml")
+    assert wanted == f"{default}/bin/python"
