@@ -90,7 +90,8 @@ def assert_settled(host) -> None:
     other = states[OTHER[serving]].stdout.split()
     assert other[:1] in (["inactive"], ["failed"]), other
     assert "enabled" not in other
-    assert host.check_output("find /etc/mlflow /etc/systemd/system -name '.*.new'") == ""
+    half = "-name '.*.new' -o -name '.*.mlflow-ansible'"
+    assert host.check_output(f"find /etc/mlflow /etc/systemd/system {half}") == ""
 
 
 def assert_kept(host, counts: dict) -> None:

@@ -86,7 +86,6 @@ steps: {description: What was done., type: list, returned: always}
 """
 
 import http.client
-import shutil
 from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
@@ -95,6 +94,7 @@ from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.environmen
 )
 from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.files import (
     copy_tree,
+    remove,
     sync,
     write,
 )
@@ -238,9 +238,10 @@ class Roll(HostedInstance):
 
     def run(self) -> list[str]:
         """Do what is to be done and return the reasons that there were."""
-        self.remove(".wanted.new", ".wanted.old")  # what a killed run left
-        reasons = self.reasons()
         former = self.config / ".wanted.old"
+        for path in (self.config / ".wanted.new", former):
+            remove(path)  # what a killed run left
+        reasons = self.reasons()
         if self.texts:
             self.adopt(former)
         try:
@@ -249,22 +250,16 @@ class Roll(HostedInstance):
         except (Refused, OSError):
             if former.exists():
                 self.step("want again what was wanted before")
-                self.remove("wanted")
+                remove(self.wanted)
                 former.rename(self.wanted)
             raise
         self.settle()
-        self.remove(".wanted.old")
+        remove(former)
         if not self.is_left_alone():
             self.step("tell needrestart to leave both colours alone")
             self.needrestart.parent.mkdir(parents=True, exist_ok=True)
             write(self.needrestart, self.exception, 0o644)
         return reasons
-
-    def remove(self, *names: str) -> None:
-        """Remove folders of the instance, if they are there."""
-        for name in names:
-            if (self.config / name).exists():
-                shutil.rmtree(self.config / name)
 
     # Away with it
 
@@ -306,10 +301,7 @@ class Roll(HostedInstance):
                 self.host.command("systemctl", "disable", unit)
         for path in self.left():
             self.step(f"remove {path}")
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            remove(path)
         self.host.command("systemctl", "daemon-reload")
 
     # Other texts for some files
@@ -358,7 +350,7 @@ class Roll(HostedInstance):
                     (beside / name).write_bytes(text.encode())
                     sync(beside / name)
         except OSError:
-            self.remove(".wanted.new")
+            remove(beside)
             raise
         if self.wanted.exists():
             self.wanted.rename(former)
@@ -424,8 +416,7 @@ class Roll(HostedInstance):
         """Make a slot a copy of wanted and install its unit."""
         slot, beside = self.config / colour, self.config / f".{colour}.new"
         for path in (beside, slot):
-            if path.exists():
-                shutil.rmtree(path)
+            remove(path)
         copy_tree(self.wanted, beside)
         beside.rename(slot)
         unit = self.unit_file(colour)
@@ -536,7 +527,7 @@ class Roll(HostedInstance):
             self.host.command("systemctl", "disable", "--now", self.unit(idle))
         if self.wipe_idle and (self.config / idle).exists():
             self.step(f"remove what {idle} had, as it holds former secrets")
-            self.remove(idle)
+            remove(self.config / idle)
 
     def drain(self, colour: str) -> None:
         """Wait until nobody talks to a colour any more, or the limit is reached."""

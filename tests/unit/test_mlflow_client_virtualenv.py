@@ -194,6 +194,21 @@ def test_a_run_killed_anywhere_is_finished_by_the_next(tmp_path, monkeypatch, ma
             assert (machine.site / "own-1.dist-info").exists() is made
 
 
+def test_a_file_is_there_as_a_whole_or_not_at_all(machine, monkeypatch):
+    """Every Python that starts reads one of them, and a kill may come while it is written."""
+    machine.ensure()
+    settings = machine.site / module.SETTINGS
+    before = settings.read_text()
+
+    def kill(_):
+        raise Killed
+
+    monkeypatch.setattr(os, "fsync", kill)
+    with pytest.raises(Killed):
+        machine.virtualenv(environment={"OTHER": "1"}).apply()
+    assert settings.read_text() == before and settings.stat().st_mode & 0o777 == 0o644
+
+
 def test_a_folder_of_somebody_else_is_refused(machine):
     """A virtualenv of the user's own is theirs; an empty folder is nobody's."""
     machine.path.mkdir()

@@ -78,6 +78,7 @@ def test_check_mode_puts_nothing_anywhere(monkeypatch, capsys, check):
     monkeypatch.setattr(mlflow_prove, "prove", lambda *given: asked.append(given[1:]))
     environment = {"AWS_SECRET_ACCESS_KEY": "canary"}
     given = {"instance": "mlflow", "environment": environment, "_ansible_check_mode": check}
+    given["_ansible_inject_invocation"] = True
     with patch_module_args(given), pytest.raises(SystemExit):
         mlflow_prove.main()
     said = capsys.readouterr().out
