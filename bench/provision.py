@@ -175,7 +175,7 @@ def start_both_on_postgresql(tutorial: Host) -> Host:
 
 def load(host: Host, kind: str, seconds: float, *options: str) -> float:
     """Load a server with calls of one kind and return how many it answered a second."""
-    said = output(sys.executable, str(ROOT / "tests/load.py"), host.url, f"--write={kind}",
+    said = output(sys.executable, str(ROOT / "tests/support/load.py"), host.url, f"--write={kind}",
                   f"--seconds={seconds}", f"--threads={CLIENTS}", *options)  # fmt: skip
     counts = json.loads(said.splitlines()[-1])
     if counts["failed"]:

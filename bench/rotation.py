@@ -30,8 +30,8 @@ from pathlib import Path
 
 from hosts import ROOT, WORK, Host, make_image, podman, say
 
-sys.path.append(str(ROOT / "tests"))
-from fleet import Fleet  # noqa: E402 - in tests/, where the scenario has it from
+sys.path.append(str(ROOT / "tests/support"))
+from fleet import Fleet  # noqa: E402 - in tests/support/, where the scenario has it from
 from iam import iam  # noqa: E402
 
 RESULT = ROOT / "bench/results/rotation.json"

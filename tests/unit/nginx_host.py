@@ -22,7 +22,7 @@ from ansible_collections.mlflow_ansible.tracking.plugins.module_utils import (
 from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.certificates import der
 from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.nginx_server import MARKER
 from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals import Refused
-from kills import Killed
+from kills import Killable
 from nginx_site import Site
 
 NGINX_CONF = "user www-data;\nhttp {\n  include /etc/nginx/sites-enabled/*;\n}\n"
@@ -69,7 +69,7 @@ def check_pair(chain, key):
         FITTING.add(texts)
 
 
-class FakeHost:
+class FakeHost(Killable):
     """Files, processes, kernel, systemd and nginx of one host, killed before its n-th action.
 
     nginx runs there, without a site of ours.
@@ -79,8 +79,8 @@ class FakeHost:
     """
 
     def __init__(self, root: Path, monkeypatch):
-        self.root, self.actions = root, []
-        self.left, self.fatal = None, None
+        super().__init__()
+        self.root = root
         self.packages = dict.fromkeys(["nginx", "openssl", "certbot", "logrotate"], "installed")
         self.enabled = True
         self.masked = False
@@ -128,17 +128,6 @@ class FakeHost:
 
     def gids(self, user):
         return [33] + [990] * (user in self.group_members["mlflow"])
-
-    def act(self, what):
-        """Note an action, and die before it if it is the one."""
-        if self.fatal and what.startswith(self.fatal):
-            self.fatal = None
-            raise Killed(what)
-        if self.left is not None:
-            if self.left == 0:
-                raise Killed(what)
-            self.left -= 1
-        self.actions.append(what)
 
     def remove(self, path):
         self.act(f"rmtree {path.name}")

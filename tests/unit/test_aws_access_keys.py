@@ -413,7 +413,7 @@ class World(Killable):
         self.made = 0
 
     def change(self, what):
-        self.changing(what)
+        self.act(what)
         self.now += 5
 
     def decide(self):
@@ -499,7 +499,7 @@ def test_a_rotation_that_is_killed_anywhere_is_finished_by_the_next_run(minted, 
     whole = started(minted, user)
     whole.run()
     assert whole.state()["hosts"] == [True] and whole.state()["idle"] == [""] * 3
-    assert len(whole.changes) >= 6
+    assert len(whole.actions) >= 6
     assert_each_is_finished(lambda: started(minted, user), whole)
 
 

@@ -9,6 +9,7 @@ import aws_credentials_profile as module
 import pytest
 from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals import Refused
 from aws_credentials_profile import Profile, edited
+from kills import Killed
 
 OWN = "# mine\n[other]\naws_access_key_id=OWN\naws_secret_access_key = own\n"
 KEY = {"aws_access_key_id": "AKIANEW", "aws_secret_access_key": "se/cr+et="}
@@ -223,9 +224,6 @@ def test_a_link_of_the_user_stays_one(monkeypatch, home):
 def test_a_kill_leaves_the_old_file_or_the_new_one(monkeypatch, home):
     """A training that starts in this moment must find a key that works."""
     before = (home / ".aws/credentials").read_text()
-
-    class Killed(BaseException):
-        pass
 
     def kill(_):
         raise Killed

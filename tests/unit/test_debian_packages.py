@@ -7,6 +7,7 @@ import debian_packages
 import pytest
 from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals import Refused
 from debian_packages import FINISH, FIRST_BOOT, INSTALL, UPDATE, Packages
+from kills import Killed
 
 MASK = "etc/nginx/sites-enabled/default"
 LISTS_LOCK = (
@@ -19,10 +20,6 @@ DPKG_LOCK = (
 )
 # dpkg 1.22 names the program.
 NEW_DPKG_LOCK = DPKG_LOCK.replace("another", "/usr/bin/python3.13")
-
-
-class Killed(BaseException):
-    """SIGKILL: nothing that the code catches."""
 
 
 class FakeHost:

@@ -8,24 +8,22 @@ from pathlib import Path
 import firewall_rules
 import pytest
 from firewall_rules import APART, DELETE, MARKER, Firewall, Refused, render, sets_of, statements
+from kills import Killable, Killed
 
 RULES = [{"port": 5000, "protocol": "tcp", "from": ["10.0.0.0/16"]}]
 OTHERS = [{"port": 5432, "protocol": "tcp", "from": None}]
 OVER = {"first": "192.0.2.1 40001 192.0.2.9 22", "second": "192.0.2.1 40002 192.0.2.9 22"}
 
 
-class Killed(BaseException):
-    """SIGKILL: nothing that the code catches."""
-
-
-class FakeHost:
+class FakeHost(Killable):
     """Files, sshd, systemd and nft of one host, killed before its n-th action.
 
     nft is a parser that knows only our own text: which ports the table lets in.
     """
 
     def __init__(self, root: Path, monkeypatch):
-        self.root, self.left, self.actions = root, None, []
+        super().__init__()
+        self.root = root
         self.table = None
         self.states = {"mlflow-firewall.service": "inactive"}
         self.enabled = False
@@ -44,13 +42,6 @@ class FakeHost:
         monkeypatch.setattr(firewall_rules.os, "fsync", lambda descriptor: None)
         for name in ("replace", "unlink"):
             monkeypatch.setattr(Path, name, self.counted(name, getattr(Path, name)))
-
-    def act(self, what):
-        if self.left is not None:
-            if self.left == 0:
-                raise Killed(what)
-            self.left -= 1
-        self.actions.append(what)
 
     def counted(self, name, method):
         def wrapped(path, *args, **more):

@@ -11,15 +11,12 @@ import certifi
 import mlflow_client_virtualenv as module
 import pytest
 from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals import Refused
+from kills import Killable, Killed
 from mlflow_client_virtualenv import Virtualenv
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCK = "mlflow==3.17.2 ; sys_platform == 'linux' \\\n    --hash=sha256:00\nidna==3.20\n"
 VERSION = f"{sys.version_info[0]}.{sys.version_info[1]}"
-
-
-class Killed(BaseException):
-    """SIGKILL: nothing of the module's own cleans up after it."""
 
 
 RUN, ANSWERS = subprocess.run, {}
@@ -32,38 +29,32 @@ def run_once(command, **more):
     return ANSWERS[tuple(command)]
 
 
-class Machine:
+class Machine(Killable):
     """A person's machine, on which `venv` and `pip` only leave the files that tell of them.
 
     Attributes:
         done: What venv and pip were asked for since it was last emptied.
-        left: How many more steps there are before a kill; None for no kill.
     """
 
     def __init__(self, home, monkeypatch):
-        self.home, self.done, self.left = home, [], None
+        super().__init__()
+        self.home, self.done = home, []
         self.path = home / "mlflow"
         self.site = self.path / f"lib/python{VERSION}/site-packages"
         monkeypatch.setattr(Virtualenv, "must", lambda *words: self.must(*words))
         put = Virtualenv.put
-        monkeypatch.setattr(Virtualenv, "put", lambda *words: (self.step(), put(*words)))
+        monkeypatch.setattr(Virtualenv, "put", lambda *words: (self.act("step"), put(*words)))
         monkeypatch.setattr(module, "CA_BUNDLE", os.devnull)
         monkeypatch.setattr(module.subprocess, "run", run_once)
-
-    def step(self):
-        if self.left is not None:
-            self.left -= 1
-            if self.left < 0:
-                raise Killed
 
     def package(self, name):
         info = self.site / f"{name}.dist-info"
         info.mkdir(exist_ok=True)
-        self.step()
+        self.act("step")
         (info / "INSTALLER").touch()
 
     def must(self, virtualenv, wanted, command, env=None):
-        self.step()
+        self.act("step")
         if "venv" in command:
             self.done.append("venv")
             (self.path / "bin").mkdir(exist_ok=True)
@@ -72,7 +63,7 @@ class Machine:
             # Half a pip is a whole one for `venv`, which then leaves it as it is.
             if not (self.site / "pip-1.dist-info").exists():
                 self.package("pip-1")
-                self.step()
+                self.act("step")
                 (self.site / "pip/__main__.py").touch()
             return
         halves = [e for e in self.site.glob("*.dist-info") if not (e / "INSTALLER").exists()]

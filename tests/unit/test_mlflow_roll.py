@@ -12,11 +12,8 @@ from ansible_collections.mlflow_ansible.tracking.plugins.module_utils import fil
 from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals import Refused
 from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.roll_lock import Lock
 from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.slots import tree
+from kills import Killable, Killed
 from mlflow_roll import Roll
-
-
-class Killed(BaseException):
-    """SIGKILL: nothing that the code catches."""
 
 
 class FakeProbe:
@@ -34,7 +31,7 @@ class FakeProbe:
         return None, self.text
 
 
-class FakeHost:
+class FakeHost(Killable):
     """systemd, sockets and the clock of one host, which can be killed before its n-th action.
 
     A unit that is started keeps the settings of its slot as they are then, as a process does, and
@@ -42,11 +39,10 @@ class FakeHost:
     """
 
     def __init__(self, root: Path, instance: str = "mlflow"):
+        super().__init__()
         self.root, self.instance = root, instance
         self.units = {}
         self.time = 1000.0
-        self.left = None
-        self.actions = []
         self.unhealthy = set()
         self.refused_names = set()
         self.probe = self.database = FakeProbe(0)
@@ -58,14 +54,6 @@ class FakeHost:
         self.older = set()
         # Colours that run with libraries that were replaced.
         self.outdated = set()
-
-    def act(self, what):
-        """Count an action, and die before it if its turn has come."""
-        if self.left is not None:
-            if self.left == 0:
-                raise Killed(what)
-            self.left -= 1
-        self.actions.append(what)
 
     def state(self, unit):
         return self.units.setdefault(

@@ -17,14 +17,11 @@ from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals i
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from kills import Killable, Killed
 from postgresql_server import BEGIN, END, MARKER, Server, network, quoted, with_block
 
 HBA = "local all postgres peer\r\n# Jos\xe9's\nhost all all 127.0.0.1/32 scram-sha-256\n"
 FIXED = {"listen_addresses", "port", "shared_buffers"}
-
-
-class Killed(BaseException):
-    """SIGKILL: nothing that the code catches."""
 
 
 def pair(name="db.example.com"):
@@ -43,7 +40,7 @@ def pair(name="db.example.com"):
     return certificate.public_bytes(pem).decode(), key.private_bytes(pem, *form).decode()
 
 
-class FakeHost:
+class FakeHost(Killable):
     """Files, packages, systemd and PostgreSQL of one host, killed before its n-th action.
 
     As the real one does, the server keeps what it loaded last, takes some settings only when it is
@@ -51,12 +48,13 @@ class FakeHost:
     """
 
     def __init__(self, root: Path, monkeypatch):
-        self.root, self.actions, self.left = root, [], None
+        super().__init__()
+        self.root = root
         self.packages = {"postgresql-17": "installed", "python3-psycopg2": "installed"}
         self.clusters, self.enabled = ["main"], True
         self.auto, self.hba_errors, self.included = {}, [], True
         self.others, self.databases = {}, []
-        self.fatal = self.psql_error = ""
+        self.psql_error = ""
         self.folder = root / "etc/postgresql/17/main"
         self.data = root / "var/lib/postgresql/17/main"
         # The databases of initdb: template1, template0 and postgres.
@@ -80,17 +78,6 @@ class FakeHost:
         monkeypatch.setattr(postgresql_server, "served_certificate", self.served)
         monkeypatch.setattr(postgresql_server, "WAIT_SECONDS", 0)
         monkeypatch.setattr(postgresql_server.time, "sleep", lambda seconds: None)
-
-    def act(self, what):
-        """Note an action, and die before it if it is the one."""
-        if self.fatal and what.startswith(self.fatal):
-            self.fatal = ""
-            raise Killed(what)
-        if self.left is not None:
-            if self.left == 0:
-                raise Killed(what)
-            self.left -= 1
-        self.actions.append(what)
 
     def counted(self, name, method):
         def wrapped(path, *args, **more):

@@ -29,7 +29,7 @@ class World(FakeServer, Killable):
         self.servers = [{"serving": (A, FORMER[A]), "idle": ()} for _ in range(2)]
 
     def change(self, what):
-        self.changing(what)
+        self.act(what)
         return super().change(what)
 
     def take_turn(self, turn, serving):
@@ -50,15 +50,15 @@ class World(FakeServer, Killable):
         new = comes, self.vault[comes]
         for server in self.servers:
             if server["serving"] != new:
-                self.changing("fill")
+                self.act("fill")
                 server["idle"] = new
                 assert self.lets_in(*new), "its probe would fail"
-                self.changing("switch")
+                self.act("switch")
                 server.update(serving=new, idle=server["serving"])
         self.take_turn("rest", [comes])
         for server in self.servers:
             if server["idle"]:
-                self.changing("wipe")
+                self.act("wipe")
                 server["idle"] = ()
         return comes
 
@@ -81,7 +81,7 @@ def test_a_rotation_that_is_killed_anywhere_is_finished_by_the_next_run(
     assert whole.run() == B
     assert whole.servers == [{"serving": (B, "canary-new"), "idle": ()}] * 2
     assert whole.lets_in(B, "canary-new") and not whole.roles[A]["login"]
-    assert len(whole.changes) == 10
+    assert len(whole.actions) == 10
     assert_each_is_finished(lambda: World(monkeypatch, resting_password), whole)
 
 

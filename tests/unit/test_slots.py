@@ -54,7 +54,7 @@ def test_a_slot_was_changed_when_its_last_file_was(tmp_path):
 
 
 def test_it_runs_without_ansible():
-    """tests/slot.py has hosts run its text."""
+    """tests/support/slot.py has hosts run its text."""
     done = subprocess.run([sys.executable, "-ISc", Path(slots.__file__).read_text()], cwd="/")
     assert done.returncode == 0
 

@@ -1,4 +1,4 @@
-"""That no route of MLflow's which changes something is without a request in tests/strangers.py."""
+"""No route of MLflow that changes something lacks a request in tests/support/strangers.py."""
 
 import re
 from collections import defaultdict

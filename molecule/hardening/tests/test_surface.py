@@ -41,8 +41,8 @@ def url(host):
 
 
 def run(control, script, *words, **environment) -> subprocess.CompletedProcess:
-    """Run a script of tests/ in the network of the host."""
-    command = control.inside(sys.executable, str(ROOT / "tests" / script), *words)
+    """Run a script of tests/support/ in the network of the host."""
+    command = control.inside(sys.executable, str(ROOT / "tests/support" / script), *words)
     return subprocess.run(command, capture_output=True, text=True, env=os.environ | environment)
 
 

@@ -109,7 +109,7 @@ def browser(browsers, control, certificate):
 
     def log_in(user, experiment="", again=False):
         if again or user not in browsers:
-            script = str(ROOT / "tests/login.py")
+            script = str(ROOT / "tests/support/login.py")
             trusted = [certificate("oidc-debian13"), certificate("oidc-provider")]
             words = [user, f"canary-{user}", experiment, *trusted]
             command = control.inside(sys.executable, script, *words)

@@ -1,6 +1,6 @@
 """Log in to MLflow as a user of the provider glewlwyd, in Debian's chromium.
 
-Usage: python tests/login.py USER PASSWORD EXPERIMENT CA..., with MLflow's address in
+Usage: python tests/support/login.py USER PASSWORD EXPERIMENT CA..., with MLflow's address in
 MLFLOW_TRACKING_URI and the files of the CAs that the browser trusts. Who is let in gets an access
 token, makes the experiment unless it is "", and looks at the list of experiments. Prints as JSON
 which sites the browser went to, where it ended and what it shows there; of MLflow's cookies whether

@@ -10,7 +10,7 @@ import sys
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # Molecule asks for colours, which stand in the middle of phrases that a test looks for; and -vvv
 # alone does not show the arguments of modules any more.
 ANSIBLE = {"ANSIBLE_FORCE_COLOR": "0", "ANSIBLE_INJECT_INVOCATION": "1"}
@@ -134,7 +134,7 @@ class Control:
     def load(self, *options: str, url: str = "http://127.0.0.1:5000"):
         """Load the server while the block runs; the counts stand in the yielded dict after it."""
         counts: dict = {}
-        command = self.inside(sys.executable, str(ROOT / "tests/load.py"), url, *options)
+        command = self.inside(sys.executable, str(ROOT / "tests/support/load.py"), url, *options)
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout.readline() == "loading\n"
             try:
