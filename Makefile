@@ -1,14 +1,14 @@
-# Everything a developer does. What a target needs is made on the way; `make setup` does only that.
+# Everything a developer does. Targets set up what they need; `make setup` does only that.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 
 VENV := .venv/bin
 export PATH := $(CURDIR)/$(VENV):$(PATH)
-# Otherwise Ansible's many short-lived processes re-read their sources, a second of every playbook.
+# Otherwise Ansible's many short-lived processes recompile their sources, which adds a second to every playbook.
 unexport PYTHONDONTWRITEBYTECODE
-# Line by line, though `sed` says whose each is.
+# Line by line, although tools/scenario prefixes each line with its scenario.
 export PYTHONUNBUFFERED := 1
-# Plain lines, also for pytest inside of molecule.
+# Plain lines, also for pytest inside molecule.
 export MOLECULE_COMMAND_BORDERS := false
 ifndef MAKE_TERMOUT
 export NO_COLOR := 1
@@ -18,10 +18,10 @@ SCENARIO ?= default
 ifeq ($(wildcard molecule/$(SCENARIO)/molecule.yml),)
 $(error Wanted a scenario; found none named $(SCENARIO); take one of $(patsubst molecule/%/molecule.yml,%,$(wildcard molecule/*/molecule.yml)))
 endif
-# First `default`, which keeps the release that it builds for the others, and one that needs none, then the longest.
+# First `default`, which keeps the release that it builds for the others, then one that needs no release, then the longest.
 FIRST := default postgresql rotation tutorial hardening client oidc roll
 SCENARIOS := $(FIRST) $(filter-out $(FIRST) next,$(patsubst molecule/%/molecule.yml,%,$(sort $(wildcard molecule/*/molecule.yml))))
-# On a suite of Debian's that moves; so it may fail one day without a change here.
+# On a moving Debian suite, so it may start to fail without a change here.
 MOVING = $(if $(TEST_ALL),next)
 HOSTS := tools/hosts exec --
 
@@ -30,7 +30,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: setup
-setup: venv ## Make the control environment, the container engine and the images of test hosts
+setup: venv ## Set up the control environment, the container engine and the images of test hosts
 	@tools/hosts setup
 
 .PHONY: venv
@@ -52,7 +52,7 @@ unit: venv
 .PHONY: molecule
 molecule: molecule-$(SCENARIO) ## One scenario on test hosts: make molecule SCENARIO=default
 
-# A browser logs in there. Not a prerequisite, for which make would put them last.
+# Scenarios in which a browser logs in. Not a prerequisite: with one, make would run these scenarios last.
 BROWSER := chromium libnss3-tools
 PACKAGES_oidc := $(BROWSER)
 PACKAGES_hardening := $(BROWSER)
@@ -63,11 +63,11 @@ molecule-%: setup
 	@$(call NEEDS,$*)
 	@$(HOSTS) tools/scenario run $*
 
-# With hosts that stay up from one to the next.
+# With hosts that stay up from one command to the next.
 MOLECULE := $(HOSTS) molecule --base-config .config/molecule/config.yml
 
 .PHONY: up verify down
-up: setup ## Make a scenario's hosts, or bring a change to them: make up SCENARIO=roll
+up: setup ## Create a scenario's hosts, or apply a change to them: make up SCENARIO=roll
 	@$(call NEEDS,$(SCENARIO))
 	@$(MOLECULE) converge --scenario-name $(SCENARIO)
 
@@ -77,9 +77,9 @@ verify: venv ## Run tests on hosts that are up: make verify SCENARIO=roll ARGS="
 down: venv ## Remove a scenario's hosts: make down SCENARIO=roll
 	@$(MOLECULE) destroy --scenario-name $(SCENARIO)
 
-# The linter and the unit tests have the cores while the hosts' packages come over the network.
+# The linter and the unit tests use the cores while the hosts' packages are downloaded.
 .PHONY: test
-test: ## Check, and every scenario, three at a time: a test waits for much of its time
+test: ## Check and run every scenario, three at a time: tests spend much of their time waiting
 	@ended=0; begun=$$(date +%s); \
 	$(MAKE) --no-print-directory --jobs=3 --keep-going check $(patsubst %,molecule-%,$(SCENARIOS) $(MOVING)) || ended=$$?; \
 	$(HOSTS) tools/scenario table $$begun $(SCENARIOS) $(MOVING) || ended=$$?; \
@@ -87,20 +87,20 @@ test: ## Check, and every scenario, three at a time: a test waits for much of it
 
 .PHONY: test-all
 test-all: export TEST_ALL := 1
-test-all: $(if $(filter command%,$(origin SCENARIO)),molecule-$(SCENARIO),test) ## All tests, or of one scenario: make test-all SCENARIO=roll
+test-all: $(if $(filter command%,$(origin SCENARIO)),molecule-$(SCENARIO),test) ## All tests, or all of one scenario: make test-all SCENARIO=roll
 
 .PHONY: faults
-faults: setup ## Seed known faults, each has to be caught: make faults [ARGS=unit]
+faults: setup ## Seed known faults, each of which has to be caught: make faults [ARGS=unit]
 	@tools/faults $(ARGS)
 
 .PHONY: demo demo-down screenshot
-demo: setup ## Make a throwaway host a tracking server and drive it with the MLflow client
+demo: setup ## Turn a throwaway host into a tracking server and use it with the MLflow client
 	@$(HOSTS) demo/run
 
-demo-down: ## Remove the host of the demo
+demo-down: ## Remove the demo's host
 	@$(HOSTS) python3 demo/run down
 
-screenshot: setup ## Take docs/ui.png of the demo's host, in Debian's chromium
+screenshot: setup ## Take docs/ui.png from the demo's host, in Debian's chromium
 	@tools/apt $(BROWSER)
 	@$(HOSTS) demo/run screenshot
 
@@ -110,10 +110,10 @@ bench: setup ## Measure a claim: make bench NAME=provision
 	@$(HOSTS) python bench/$(NAME).py $(ARGS)
 
 .PHONY: lock lock-control
-lock: venv ## Lock the packages of another MLflow: make lock MLFLOW_VERSION=3.17.2 [ARGS=--oidc]
+lock: venv ## Lock the packages of another MLflow version: make lock MLFLOW_VERSION=3.17.2 [ARGS=--oidc]
 	tools/lock $(MLFLOW_VERSION) $(ARGS)
 
-lock-control: venv ## Lock the control environment anew, after a change of requirements/control.in
+lock-control: venv ## Lock the control environment again, after a change of requirements/control.in
 	.cache/uv/bin/uv pip compile --quiet --upgrade --universal --python-version 3.12 \
 	    --generate-hashes --only-binary :all: --no-header --no-annotate \
 	    requirements/control.in --output-file requirements/control.txt
