@@ -8,7 +8,7 @@ from fleet import GENTLE, ROLL, At, assert_none_failed, in_a_roll
 ROTATE = "playbooks/rotate_database_password.yml"
 FIRST, SECOND = "rotation-debian13", "rotation-debian12"
 # Opens the login that comes, and at the end closes the one that leaves.
-TURN = "let its logins take turns"
+TURN = "Let the logins of the database take turns"
 # Where both logins are open and in use, where the old one is closed and a slot still holds it.
 BOUNDARIES = [
     At("changed", TURN),
