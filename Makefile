@@ -44,6 +44,7 @@ check: venv ## Lint and unit tests, no host needed
 lint: venv
 	ruff check .
 	ruff format --check .
+	codespell
 	ansible-lint
 
 unit: venv

@@ -266,7 +266,7 @@ def version_of(target: Target, source: str, file: str, **fields):
     )
 
 
-# CVE-2023-1177 and its by-passes by another spelling: CVE-2023-2780, GHSA of 2.3.1.
+# CVE-2023-1177 and its bypasses by another spelling: CVE-2023-2780, GHSA of 2.3.1.
 SOURCES = [
     "/etc",
     "file:///etc",

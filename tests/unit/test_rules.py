@@ -724,8 +724,8 @@ class Check:
         when = task.get("when", [])
         self.when = when if isinstance(when, list) else [when]
         that, message = task[ASSERT]["that"], task[ASSERT]["fail_msg"]
-        thats = that if isinstance(that, list) else [that]
-        self.rules = [(trust_as_template(f"{{{{ {each} }}}}"), message) for each in thats]
+        conditions = that if isinstance(that, list) else [that]
+        self.rules = [(trust_as_template(f"{{{{ {each} }}}}"), message) for each in conditions]
         if "__rules" in self.variables:
             assert (that, message, self.variables["__refusals"]) == ALL_AT_ONCE, task["name"]
             self.rules = [(rule["that"], rule["otherwise"]) for rule in self.variables["__rules"]]
