@@ -11,6 +11,7 @@ from pathlib import Path
 
 import yaml
 from packaging.specifiers import SpecifierSet
+from packaging.version import InvalidVersion
 
 HERE = Path(__file__).resolve().parents[2]
 
@@ -30,10 +31,10 @@ def installed(name: str) -> str:
     """Return the version of the collection that Ansible would use, or what there is instead."""
     try:
         (folder, *_) = import_module(f"ansible_collections.{name}").__path__
-        return version_of(Path(folder))
+        return str(version_of(Path(folder)))
     except ImportError:
         return "none"
-    except OSError:
+    except (OSError, KeyError):
         return "one without a version"
 
 
@@ -44,6 +45,14 @@ def wanted(folder: Path) -> tuple[str, Mapping[str, str]]:
     if (manifest := folder / "MANIFEST.json").exists():
         return core, json.loads(manifest.read_text())["collection_info"]["dependencies"]
     return core, yaml.safe_load((folder / "galaxy.yml").read_text())["dependencies"]
+
+
+def fits(version: str, ranges: str) -> bool:
+    """Return whether a version is within ranges; not if it is none."""
+    try:
+        return SpecifierSet(ranges).contains(version, prereleases=True)
+    except InvalidVersion:
+        return False
 
 
 def unmet_dependencies(core: str) -> list[str]:
@@ -58,7 +67,7 @@ def unmet_dependencies(core: str) -> list[str]:
     return [
         f"{name} {version} instead of {ranges}"
         for name, (version, ranges) in found.items()
-        if not version[0].isdigit() or not SpecifierSet(ranges).contains(version, prereleases=True)
+        if not fits(version, ranges)
     ]
 
 

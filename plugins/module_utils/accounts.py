@@ -61,8 +61,10 @@ def as_user(account: pwd.struct_passwd, wanted: str, work: Callable[[], dict]) -
                 result = {"refused": str(refused)}
             except OSError as error:
                 result = {"refused": f"Wanted {wanted}; found {error}; fix that and run again."}
-            except Exception:
-                result = {"refused": traceback.format_exc()}
+            except Exception as error:
+                line = traceback.extract_tb(error.__traceback__)[-1].lineno
+                found = f"{type(error).__name__}: {error} (line {line})"
+                result = {"refused": f"Wanted {wanted}; found {found}; fix that and run again."}
             with os.fdopen(writing, "w") as stream:
                 json.dump(result, stream)
         finally:

@@ -18,15 +18,22 @@ def environment(**more: str) -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith(MINE)} | more
 
 
+def galaxy(*words, cwd: Path) -> None:
+    """Run `ansible-galaxy collection`, which must succeed."""
+    command = ["ansible-galaxy", "collection", *words]
+    done = subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def build(checkout: Path, folder: Path) -> Path:
+    """Build the collection and return its tarball in a folder."""
+    galaxy("build", f"--output-path={folder}", cwd=checkout)
+    (tarball,) = folder.glob(f"{NAME.replace('.', '-')}-*.tar.gz")
+    return tarball
+
+
 def install(folder: Path) -> Path:
     """Build the collection and install it below `folder`/collections; return its tarball."""
-
-    def galaxy(*words, cwd):
-        command = ["ansible-galaxy", "collection", *words]
-        done = subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-
-    galaxy("build", f"--output-path={folder}", cwd=ROOT)
-    (tarball,) = folder.glob(f"{NAME.replace('.', '-')}-*.tar.gz")
+    tarball = build(ROOT, folder)
     galaxy("install", "--offline", "--collections-path=collections", tarball, cwd=folder)
     return tarball

@@ -83,7 +83,7 @@ def assert_none_failed(counts) -> None:
 
 
 # The task that rolls a server has this name in all playbooks.
-ROLL = "Rotate | Roll"
+ROLL = "Roll | Serve with other texts"
 # The steps of a roll from the start of the other colour on, as its module notes them in the lock.
 STARTED = '"(start|wait until|enable|switch to|drain|stop) (blue|green)'
 

@@ -1,6 +1,7 @@
 """What `ansible-galaxy collection install` brings, used by people who have nothing else of ours."""
 
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -9,7 +10,7 @@ from pathlib import Path
 import ansible_test
 import pytest
 import yaml
-from collection import GALAXY, NAME, environment, install
+from collection import GALAXY, NAME, build, environment, install
 from control import ROOT
 
 PLUGINS = {
@@ -86,14 +87,42 @@ def test_a_role_of_it_is_called_from_an_operators_own_playbook(operator):
     assert f"{NAME}.debian_packages : Converge | Install what is missing" in ran.stdout, ran.stderr
 
 
-def test_the_tarball_holds_no_secret_and_nothing_for_developers(operator):
-    """An operator may build it, whose checkout holds an inventory and a vault."""
-    (tarball,) = operator.glob("*.tar.gz")
+SECRETS = [
+    *("inventory/hosts.yml", "inventory/ours.aws_ec2.yml", "group_vars/mlflow/vault.yml"),
+    *("group_vars/mlflow/main.yml", "host_vars/server.yml", "playbooks/group_vars/all.yml"),
+    *("keys/aws.json", "vault-password", "mlflow.pem", "production.yml", ".vault_password"),
+]
+
+
+def test_the_tarball_holds_no_secret_and_nothing_for_developers(tmp_path):
+    """An operator may build it, whose checkout holds an inventory, a vault and keys."""
+    mine = shutil.ignore_patterns(".git", ".venv", ".cache", "collections", "__pycache__")
+    shutil.copytree(ROOT, tmp_path / "checkout", symlinks=True, ignore=mine)
+    for path in SECRETS:
+        file = tmp_path / "checkout" / path
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("canary\n")
+    tarball = build(tmp_path / "checkout", tmp_path)
     with tarfile.open(tarball) as archive:
-        names = {Path(name).parts[0] for name in archive.getnames()}
+        names = archive.getnames()
+        text = b"".join(archive.extractfile(each).read() for each in archive if each.isfile())
+    assert not set(names) & set(SECRETS) and b"canary\n" not in text
     expected = {"CHANGELOG.md", "CONTRIBUTING.md", "FILES.json", "LICENSE", "MANIFEST.json"}
     expected |= {"README.md", "SECURITY.md", "ansible.cfg", "docs", "meta", "playbooks", "plugins"}
-    assert names == expected | {"requirements.yml", "roles", "site.yml"}
+    expected |= {"group_vars", "inventory", "requirements.yml", "roles", "site.yml"}
+    assert {Path(name).parts[0] for name in names} == expected
+
+
+def test_the_tarball_holds_all_that_is_committed_of_the_product(operator):
+    """A new kind of file has to be named in galaxy.yml."""
+    (tarball,) = operator.glob("*.tar.gz")
+    with tarfile.open(tarball) as archive:
+        names = set(archive.getnames())
+    listed = subprocess.run(
+        ["git", "ls-files", "roles", "plugins", "playbooks", "meta", "docs"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    ).stdout.split()  # fmt: skip
+    assert len(listed) > 150 and set(listed) - {"playbooks/collections"} <= names
 
 
 @pytest.mark.parametrize("kind", PLUGINS)

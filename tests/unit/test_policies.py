@@ -90,7 +90,8 @@ def is_hidden(option):
 @functools.cache
 def secrets_of(role):
     """Return the role's options that are marked as secret, and its variables made of them."""
-    options = load(role / "meta/argument_specs.yml")["argument_specs"]["main"]["options"]
+    entries = load(role / "meta/argument_specs.yml")["argument_specs"].values()
+    options = {name: option for entry in entries for name, option in entry["options"].items()}
     variables = {}
     for file in (role / "defaults/main.yml", role / "vars/main.yml"):
         variables |= load(file) if file.exists() else {}

@@ -11,16 +11,16 @@ ROTATE = "playbooks/rotate_aws_credentials.yml"
 FIRST, SECOND, CLIENT = "rotation-debian13", "rotation-debian12", "rotation-client"
 STORES = "rotation-stores"
 MODULE = "mlflow_ansible.tracking.mlflow_roll"
-# Where a secret is lost, where one server has the new key and another has not, where the old key is
-# closed and a slot still holds it.
+# Where a secret is lost, where the new key is proven and no server has it, where they change to it,
+# and where the old key is closed and a slot still holds it. A roll that has begun ends without us.
 BOUNDARIES = [
     At("changed", "Mint | Make a key"),
+    At("start", ROLL),
     in_a_roll(FIRST),
-    At("changed", ROLL),
     At("changed", "Retire | Deactivate"),
 ]
 # The unit tests have these too: before a key is made, and with one slot removed.
-MORE_BOUNDARIES = [At("changed", "Mint | Note"), At("changed", ROLL, 3)]
+MORE_BOUNDARIES = [At("changed", "Mint | Note"), At("changed", ROLL), At("changed", ROLL, 3)]
 # By number.
 EVERY_FIFTH_TASK = range(5, 41, 5)
 

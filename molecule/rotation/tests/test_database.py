@@ -12,8 +12,8 @@ TURN = "Let the logins of the database take turns"
 # Where both logins are open and in use, where the old one is closed and a slot still holds it.
 BOUNDARIES = [
     At("changed", TURN),
+    At("start", ROLL),
     in_a_roll(FIRST),
-    At("changed", ROLL),
     At("changed", TURN),
 ]
 # The unit tests have these too: with all servers changed, and with one slot removed.

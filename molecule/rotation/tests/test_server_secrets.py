@@ -41,6 +41,18 @@ def test_a_rotation_killed_at_another_boundary_is_finished(fleet, account, point
     assert_finished(fleet, [point])
 
 
+def test_servers_that_are_away_meanwhile_roll_in_turn_and_none_after_one_that_fails(fleet, account):
+    """Else a bad secret would take all of them down, one after the other."""
+    first, second = fleet.servers
+    before = slots(fleet)
+    with fleet.idle_colour_killed(first):
+        said = fleet.refuse(ROTATE, mlflow_server_roll="stop_start")
+    assert "it ended by itself" in said, said[-5000:]
+    assert slots(fleet) == before
+    fleet.succeed(ROTATE)
+    assert slots(fleet)[second] != before[second]
+
+
 def test_what_encrypts_the_database_is_refused(fleet, account, vault):
     """With another passphrase nobody could read what was encrypted with this one."""
     before, passphrase = slots(fleet), vault["passphrase"]
