@@ -1,4 +1,4 @@
-"""What the modules for one database of a PostgreSQL server have in common."""
+"""Options shared by the modules for one database of a PostgreSQL server."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ options:
   logins: {description: Roles that log in., type: list, elements: str, default: []}
   passwords:
     description:
-      - Password of the owner and of each login, by its name. Never shown, and kept out of the
-        host's journal, where Ansible notes the other options as they are.
+      - Passwords of the owner and of each login, by name. Never shown, and kept out of the
+        host's journal, where Ansible logs the other options as they are.
     type: dict
     required: true
   admin_host:
-    description: Host of the server. Empty is this host's unix socket, as the system's user.
+    description: Host of the server. If empty, this host's unix socket as the system user.
     type: str
     default: ''
   admin_port: {description: Port of the server., type: int, default: 5432}
-  admin_user: {description: Role that makes roles and databases., type: str, default: postgres}
+  admin_user: {description: Role that creates roles and databases., type: str, default: postgres}
   admin_password: {description: Its password., type: str, default: ''}
   admin_database: {description: Database that it connects to., type: str, default: postgres}
   sslmode: {description: libpq's sslmode for that host., type: str, default: require}
-  ca: {description: Authorities that may sign for it in PEM., type: str, default: ''}
+  ca: {description: CAs that may sign its certificate in PEM., type: str, default: ''}
   python:
     description: A Python that can import psycopg2, if the one that runs the module cannot.
     type: str

@@ -1,4 +1,4 @@
-"""What the hosts and AWS say of credentials, as rows that an operator can read."""
+"""What hosts and AWS report about credentials, as rows an operator can read."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ HEADER = ("host", "credential", "in effect", "since", "days", "last seen by AWS"
 
 
 def epoch(date: str | None) -> float | None:
-    """Return a date of AWS's (ISO 8601) in seconds of the epoch."""
+    """Return an AWS date (ISO 8601) in seconds since the epoch."""
     return datetime.fromisoformat(date).timestamp() if date else None
 
 
@@ -18,7 +18,7 @@ def day(seconds: float | None) -> str:
 
 
 def row(host: str, credential: str, name: str, since: float, seen: str, now: float) -> dict:
-    """Return one row. An access key is told by its last four characters."""
+    """Return one row. An access key is shown by its last four characters."""
     return {
         "host": host,
         "credential": credential,
@@ -31,7 +31,7 @@ def row(host: str, credential: str, name: str, since: float, seen: str, now: flo
 
 
 def key_row(host: str, key_id: str, changed: float, keys: dict, now: float) -> dict:
-    """Return the row of an access key. Its age is AWS's if AWS was asked, else its file's."""
+    """Return an access key's row. Its age comes from AWS if AWS was asked, else from its file."""
     known = keys.get(key_id, {})
     seen = day(epoch(known["last_used"])) if known else "not asked"
     if keys and not known:
@@ -43,13 +43,13 @@ def key_row(host: str, key_id: str, changed: float, keys: dict, now: float) -> d
 
 
 def credentials_report(hosts: dict, max_age_days: int, now: float) -> dict:
-    """Return rows, a table of them, what is overdue and what else is to be known.
+    """Return rows, a table of them, what is overdue and any notes.
 
     Args:
-        hosts: Variables of each host by its name. `mlflow_server_look` and `aws_credentials_look`
-            are what its server and its user have, `aws_credentials_keys` the keys that AWS knows.
+        hosts: Variables of each host by name. `mlflow_server_look` and `aws_credentials_look` are
+            what its server and its user have, `aws_credentials_keys` the keys that AWS knows.
         max_age_days: Days after which a credential is overdue.
-        now: Seconds of the epoch.
+        now: Seconds since the epoch.
     """
     rows, keys, notes = [], {}, []
     for variables in hosts.values():
@@ -90,7 +90,7 @@ def credentials_report(hosts: dict, max_age_days: int, now: float) -> dict:
 
 
 def table(rows: list[dict]) -> list[str]:
-    """Return rows as lines of a table."""
+    """Return rows as the lines of a table."""
     names = ("host", "credential", "in_effect", "since", "days", "last_seen_by_aws", "due")
     lines = [HEADER, *(tuple(str(found[name]) for name in names) for found in rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]

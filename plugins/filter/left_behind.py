@@ -1,4 +1,4 @@
-"""What is on the hosts of tracking servers and in no inventory any more."""
+"""What is left on the hosts of tracking servers and no longer in any inventory."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ def strays(servers: Mapping[str, Mapping], host: str) -> dict[str, bool]:
 
     Args:
         servers: The variables of each tracking server, by its name in the inventory;
-            `mlflow_server_look` is what its host was found to have.
-        host: The name of one.
+            `mlflow_server_look` is the state of its host.
+        host: The name of one of them.
     """
     look = servers[host].get("mlflow_server_look", {})
     if "place" not in look:
@@ -20,14 +20,14 @@ def strays(servers: Mapping[str, Mapping], host: str) -> dict[str, bool]:
     named = set()
     for given in servers.values():
         there = given.get("mlflow_server_look", {}).get("place")
-        # One that was not looked at in this run may be an instance of the same machine.
+        # A server that this run has not read may be an instance on the same machine.
         if there is None or there.rsplit(" ", 1)[0] == machine:
             named.add(given.get("mlflow_server_instance", "mlflow"))
     return {name: serves for name, serves in look["instances"].items() if name not in named}
 
 
 def left_behind(servers: Mapping[str, Mapping], host: str) -> list[str]:
-    """Return what a host has that the inventory does not name, a line each.
+    """Return what a host has that the inventory does not name, one line each.
 
     Args:
         servers, host: As above.
@@ -38,7 +38,7 @@ def left_behind(servers: Mapping[str, Mapping], host: str) -> list[str]:
         for name, serves in strays(servers, host).items()
     ]
     unused = servers[host].get("mlflow_server_look", {}).get("releases_unused", [])
-    # Some are kept for the way back.
+    # Some releases are kept to go back to.
     if len(unused) >= int(servers[host].get("mlflow_venv_keep_releases", 3)):
         lines.append(
             f"In use by nothing: the releases {', '.join(unused)}; the next that is made removes "
@@ -48,12 +48,12 @@ def left_behind(servers: Mapping[str, Mapping], host: str) -> list[str]:
 
 
 def left_behind_anywhere(servers: Mapping[str, Mapping]) -> list[str]:
-    """Return the same of each server's host, with its name."""
+    """Return the same for every server's host, with its name."""
     return [f"{host}: {line}" for host in servers for line in left_behind(servers, host)]
 
 
 class FilterModule:
-    """For who looks at tracking servers."""
+    """Ansible's way to find the filters."""
 
     def filters(self) -> dict:
         return {

@@ -1,4 +1,4 @@
-"""What is wrong with the users and permissions that an operator listed."""
+"""What is wrong with the users and permissions that the operator listed."""
 
 from __future__ import annotations
 
@@ -6,23 +6,23 @@ from collections import Counter
 
 LEAST_CHARACTERS = 12
 EXAMPLE = "example-change-me"
-# That of the administrator in MLflow before 3.10: GHSA-gq3w-7jj3-x7gr.
+# MLflow's default administrator password before 3.10: GHSA-gq3w-7jj3-x7gr.
 KNOWN = ("password1234",)
 PERMISSIONS = ("READ", "USE", "EDIT", "MANAGE", "DENY", "NONE")
-# Those that MLflow 3.17 grants by name: PatternKind.ID in mlflow/server/auth/permissions.py.
+# The types that MLflow 3.17 grants by name: PatternKind.ID in mlflow/server/auth/permissions.py.
 RESOURCES = ("experiment", "registered_model", "prompt", "scorer", "gateway_secret")
 RESOURCES += ("gateway_endpoint", "gateway_model_definition", "mcp_server")
 
 
 def password_problem(password: str) -> str:
-    """Return why a password is not one, or nothing. What YAML took for a number is none."""
+    """Return why a password is unusable, or nothing. One that YAML read as a number is."""
     password = str(password or "")
     if EXAMPLE in password:
         return "the example's password"
     if password in KNOWN:
         return "a password that everybody knows"
     if not password.isascii():
-        # _authenticate_fastapi_request of MLflow 3.17 decodes nothing else, and so do artifacts.
+        # MLflow 3.17 decodes nothing else in _authenticate_fastapi_request and for artifacts.
         return "a password beyond ASCII, which MLflow does not take everywhere"
     if len(password) < LEAST_CHARACTERS:
         return f"a password of {len(password)} characters" if password else "no password"
@@ -42,16 +42,16 @@ def permission_problems(permissions: dict) -> list[str]:
 
 
 def problems_of_users(users: list[dict], admin: str, admin_password: str) -> list[str]:
-    """Return what is wrong, a phrase each, without a password in it.
+    """Return what is wrong, one phrase each, without any password.
 
     Args:
         users: The role's mlflow_server_users.
         admin: Name of the administrator.
-        admin_password: His password.
+        admin_password: The administrator's password.
     """
     found = [f"{admin} with {problem}"] if (problem := password_problem(admin_password)) else []
     for name, times in Counter([admin, *(user["name"] for user in users)]).items():
-        # MLflow logs in by HTTP's basic authentication, where a colon ends the name.
+        # MLflow uses HTTP basic authentication, where a colon ends the name.
         if ":" in name or not name.strip() or not name.isascii():
             found.append(f"the name {name!r}")
         if times > 1:

@@ -1,16 +1,16 @@
-"""Tracking servers with one database that could not read what another of them has encrypted."""
+"""Tracking servers that share a database and cannot read what another of them encrypted."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-# In the database, by these secrets, are webhooks' secrets and those of the AI gateway.
+# These encrypt the secrets of webhooks and of the AI gateway in the database.
 ENCRYPTING = ("MLFLOW_CRYPTO_KEK_PASSPHRASE", "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY")
 LOCAL = ("", "localhost", "127.0.0.1", "::1")
 
 
 def place(given: Mapping) -> tuple | None:
-    """Return which database a server has; None for one of its host's own."""
+    """Return which database a server has; None if it is local to its host."""
     host = str(given.get("mlflow_server_database_host", "")).lower()
     if host in LOCAL:
         return None
@@ -19,17 +19,17 @@ def place(given: Mapping) -> tuple | None:
 
 
 def secrets(given: Mapping) -> list:
-    """Return what the inventory gives a server to encrypt with."""
+    """Return the encryption secrets that the inventory sets for a server."""
     environment = given.get("mlflow_server_secret_environment") or {}
     return [environment.get(name) for name in ENCRYPTING]
 
 
 def sharing_without_secrets(servers: Mapping[str, Mapping], host: str) -> list[str]:
-    """Return who shares a server's database and does not encrypt with the same secrets.
+    """Return servers that share a server's database but encrypt with other secrets.
 
     Args:
         servers: The variables of each tracking server, by its name in the inventory.
-        host: The name of one.
+        host: The name of one of them.
     """
     own = servers[host]
     if place(own) is None:
@@ -45,7 +45,7 @@ def sharing_without_secrets(servers: Mapping[str, Mapping], host: str) -> list[s
 
 
 class FilterModule:
-    """For the preflight."""
+    """Ansible's way to find the filter."""
 
     def filters(self) -> dict:
         return {"sharing_without_secrets": sharing_without_secrets}

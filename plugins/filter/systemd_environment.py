@@ -1,4 +1,4 @@
-"""Environment files of a unit. A lookup of a template would copy all variables, 0.1 s a file."""
+"""Environment files of a unit. A template lookup would copy all variables: 0.1 s per file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def systemd_environment(settings: dict, comment: str = "Managed by Ansible.") ->
 
 
 class FilterModule:
-    """Ansible asks for the filters here."""
+    """Ansible's way to find the filter."""
 
     def filters(self):
         return {"systemd_environment": systemd_environment}

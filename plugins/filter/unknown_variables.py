@@ -1,4 +1,4 @@
-"""Variables of an inventory that look like ours and are not: nobody would use them."""
+"""Inventory variables that look like ours but are not, and so would have no effect."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import yaml
 from ansible.utils.display import Display
 
 ROLES = Path(__file__).resolve().parents[2] / "roles"
-# Others may lie beside them.
+# Other roles may be in the same folder.
 OURS = ("aws_credentials", "mlflow_client", "mlflow_server", "mlflow_venv")
-# Of a role whose name somebody else's role may have, too, only what is nearly ours is told.
+# Another author's role may share these names, so only near misses are reported.
 SHARED = ("debian_packages", "firewall", "nginx", "postgresql")
 
 
 @functools.cache
 def known_variables(role: str) -> frozenset[str]:
-    """Return what an operator may set of a role, and what its tasks set or register."""
+    """Return the variables of a role that operators may set or that its tasks set or register."""
     specs = yaml.safe_load((ROLES / role / "meta/argument_specs.yml").read_text())
     known = {name for entry in specs["argument_specs"].values() for name in entry["options"]}
     for path in (ROLES / role / "tasks").glob("*.yml"):
@@ -29,10 +29,10 @@ def known_variables(role: str) -> frozenset[str]:
 
 
 def unknown_variables(names: Iterable[str]) -> list[str]:
-    """Return those of these variables that no role of ours knows though they have its name.
+    """Return the variables that have the prefix of one of our roles but are unknown to it.
 
-    Each with the one that was meant, if that can be told. What may be another role's is not
-    returned but warned of.
+    Each with the likely intended one, if any. What may belong to another role is not returned;
+    it only causes a warning.
     """
     names, found = set(names), []
     for role in OURS + SHARED:

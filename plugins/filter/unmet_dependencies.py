@@ -1,5 +1,5 @@
-"""Whether this machine has what the collection depends on. A checkout is installed by nobody, so
-nobody has asked before."""
+"""Whether this machine has what the collection depends on. A checkout is not installed by
+ansible-galaxy, so nothing else has checked."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ HERE = Path(__file__).resolve().parents[2]
 
 
 def version_of(folder: Path) -> str:
-    """Return a collection's version: of one that was installed, or of a checkout.
+    """Return the version of a collection, installed or a checkout.
 
     Raises:
-        OSError: It says none.
+        OSError: It has none.
     """
     if (manifest := folder / "MANIFEST.json").exists():
         return json.loads(manifest.read_text())["collection_info"]["version"]
@@ -28,7 +28,7 @@ def version_of(folder: Path) -> str:
 
 
 def installed(name: str) -> str:
-    """Return the version of the collection that Ansible would use, or what there is instead."""
+    """Return the version of the collection that Ansible would use, or what was found instead."""
     try:
         (folder, *_) = import_module(f"ansible_collections.{name}").__path__
         return str(version_of(Path(folder)))
@@ -40,7 +40,7 @@ def installed(name: str) -> str:
 
 @functools.cache
 def wanted(folder: Path) -> tuple[str, Mapping[str, str]]:
-    """Return the range of ansible-core, and those of collections by their names."""
+    """Return the version range of ansible-core, and those of collections by name."""
     core = yaml.safe_load((folder / "meta/runtime.yml").read_text())["requires_ansible"]
     if (manifest := folder / "MANIFEST.json").exists():
         return core, json.loads(manifest.read_text())["collection_info"]["dependencies"]
@@ -56,7 +56,7 @@ def fits(version: str, ranges: str) -> bool:
 
 
 def unmet_dependencies(core: str) -> list[str]:
-    """Return what is missing, or has another version than the collection works with.
+    """Return what is missing, or has a version that the collection does not support.
 
     Args:
         core: The version of ansible-core, as in `ansible_version.full`.

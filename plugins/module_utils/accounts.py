@@ -1,4 +1,4 @@
-"""Work that is done as a user of the system, who can put nothing in the way of anybody else."""
+"""Work done as a system user, who cannot interfere with anyone else this way."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals i
 
 @contextlib.contextmanager
 def acting_as(uid: int, gid: int) -> Iterator[None]:
-    """Be a user for a moment, for a few system calls. For a longer work see `as_user`."""
+    """Become a user for a few system calls. For longer work see `as_user`."""
     former = os.geteuid(), os.getegid()
     try:
         os.setegid(gid)
@@ -26,19 +26,19 @@ def acting_as(uid: int, gid: int) -> Iterator[None]:
 
 
 def as_user(account: pwd.struct_passwd, wanted: str, work: Callable[[], dict]) -> dict:
-    """Return what `work` returns when a child process of that user's runs it.
+    """Run `work` in a child process as that user, and return its result.
 
-    What the user can write to is nothing that root may follow: a link there can point anywhere.
-    Without pipelining Ansible becomes another user only by files that both can read, for which some
-    ways to reach a host have no means (its guide on privilege escalation has the list).
+    Root must not follow what the user can write to: a link there can point anywhere. Without
+    pipelining Ansible can become another user only by way of files that both can read, which some
+    connections do not support (see its guide on privilege escalation).
 
     Args:
         account: The user.
-        wanted: What an error stands in the way of.
-        work: Returns what JSON can hold.
+        wanted: What an error prevents, for the message.
+        work: Returns a value that JSON can represent.
 
     Raises:
-        Refused: `work` did, or ended with an error; or to become that user did.
+        Refused: `work` raised it or failed, or becoming that user failed.
     """
     reading, writing = os.pipe()
     child = os.fork()

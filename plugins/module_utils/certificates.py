@@ -1,4 +1,4 @@
-"""What a certificate says, what fits to it, and which one a server has loaded."""
+"""What a certificate says, which key matches it, and which one a server has loaded."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.files impo
 from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.network import reachable
 
 END = "-----END CERTIFICATE-----"
-# SSLRequest of PostgreSQL's protocol, to which the server says S or N.
+# SSLRequest of PostgreSQL's protocol, which the server answers with S or N.
 SSL_REQUEST = struct.pack("!ii", 8, 80877103)
 
 
 def der(text: str) -> bytes:
-    """Return the first certificate of a text in PEM as it is sent over the network.
+    """Return the first certificate of a PEM text in DER, as sent over the network.
 
     Raises:
         ValueError: There is none.
@@ -30,22 +30,22 @@ def der(text: str) -> bytes:
 
 
 class Certificate:
-    """What a certificate in PEM says about itself.
+    """The contents of a certificate in PEM.
 
     Attributes:
-        ends: When it ends, in seconds since 1970.
-        date: The day on which it ends, YYYY-MM-DD in UTC.
-        days: How many are left until then, as a float; negative if it has expired.
+        ends: When it expires, in seconds since 1970.
+        date: The day on which it expires, YYYY-MM-DD in UTC.
+        days: Days left until then, as a float; negative if it has expired.
         subjects: Names and addresses that it is for.
-        has_signed_itself: Whether no other certificate is needed to trust it.
+        has_signed_itself: Whether it is self-signed.
 
     Raises:
-        ssl.SSLError, ValueError: It is none.
+        ssl.SSLError, ValueError: It is not a certificate.
     """
 
     def __init__(self, text: str):
         with in_memory(text) as (path,):
-            # Python has no public way to read one without a connection that it is used for.
+            # Python has no public way to read a certificate outside a connection.
             fields = ssl._ssl._test_decode_cert(path)
         self.ends = ssl.cert_time_to_seconds(fields["notAfter"])
         self.date = time.strftime("%Y-%m-%d", time.gmtime(self.ends))
@@ -54,14 +54,14 @@ class Certificate:
         self.has_signed_itself = fields["subject"] == fields["issuer"]
 
     def is_for(self, name: str) -> bool:
-        """Tell whether a client that comes by a name or an address takes it: RFC 9525."""
+        """Return whether a client that uses a name or an address accepts it: RFC 9525."""
         name = same_name(name)
         wildcard = [] if is_address(name) else [f"*.{name.partition('.')[2]}"]
         return not self.subjects.isdisjoint([name, *wildcard])
 
 
 def same_name(text: str) -> str:
-    """Return a name or an address in the one form of several that it may have."""
+    """Return a name or an address in its canonical form."""
     try:
         return str(ipaddress.ip_address(text.strip().removeprefix("[").removesuffix("]")))
     except ValueError:
@@ -76,13 +76,13 @@ def is_address(text: str) -> bool:
 
 
 def check_pair(certificate: str, key: str) -> None:
-    """Check that a certificate and a key in PEM belong together, without writing them to disk.
+    """Check that a certificate and a key in PEM match, without writing them to disk.
 
     Raises:
-        ssl.SSLError, ValueError: They do not, or one is none, or the key has a passphrase.
+        ssl.SSLError, ValueError: They do not, or one is invalid, or the key has a passphrase.
     """
     with in_memory(certificate, key) as paths:
-        # A key with a passphrase would ask for it, here and at each start of the server.
+        # A key with a passphrase would prompt for it, here and at each start of the server.
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(*paths, password=lambda: "")
     der(certificate)
@@ -91,15 +91,15 @@ def check_pair(certificate: str, key: str) -> None:
 def served_certificate(
     address: IPv4Address | IPv6Address | str, port: int, name: str = "", postgresql: bool = False
 ) -> bytes:
-    """Return the certificate with which this host answers, in DER; nothing if it does not.
+    """Return the certificate with which this host answers, in DER; empty if it does not.
 
     Args:
-        address: Where the server listens; of all (`0.0.0.0`, `::`, `*`) the host's own is asked.
-        name: The server that is asked for, where several share the port.
-        postgresql: Whether PostgreSQL listens, which has to be asked for TLS first.
+        address: Where the server listens; for all (`0.0.0.0`, `::`, `*`) loopback is asked.
+        name: Server name to ask for, where several share the port.
+        postgresql: Whether it is PostgreSQL, which has to be asked for TLS first.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # Its identity is known: this host. The question is which certificate it has loaded.
+    # The peer is known to be this host; the question is which certificate it has loaded.
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     try:
         with socket.create_connection((reachable(address), port), timeout=10) as plain:
@@ -110,7 +110,7 @@ def served_certificate(
             with context.wrap_socket(plain, server_hostname=name or None) as tls:
                 certificate = tls.getpeercert(binary_form=True)
                 if postgresql:
-                    # Else the server notes a broken connection in its log.
+                    # Otherwise the server logs a broken connection.
                     with contextlib.suppress(OSError):
                         tls.unwrap()
                 return certificate

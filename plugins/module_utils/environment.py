@@ -10,7 +10,7 @@ ESCAPED = str.maketrans({character: f"\\{character}" for character in '\\"$`'})
 
 
 def quoted(value: str) -> str:
-    """Return a value as it stands in an environment file."""
+    """Return a value as written in an environment file."""
     return f'"{value.translate(ESCAPED)}"'
 
 
@@ -18,8 +18,8 @@ def text_of(settings: dict, comment: str = "") -> str:
     """Return the text of an environment file.
 
     Args:
-        settings: Values by the names of the variables, each taken for text.
-        comment: What the file says of itself; lines are made of it here.
+        settings: Values by variable name, each converted to text.
+        comment: Comment at the top of the file; it is wrapped into lines here.
     """
     lines = [f"# {line}" for line in textwrap.wrap(comment, 98)]
     lines += [f"{name}={quoted(str(settings[name]))}" for name in sorted(settings)]
@@ -30,15 +30,15 @@ def variables(text: str) -> dict[str, str]:
     """Return what an environment file sets.
 
     Raises:
-        ValueError: A line of it is none, such as one that was spoilt by hand.
+        ValueError: A line is invalid, such as one damaged by hand.
     """
-    # Within quotes shlex takes a backslash away before another one and a quote alone.
+    # Within quotes shlex removes a backslash only before another one or a quote.
     plain = re.sub(r"\\(.)", lambda pair: pair[1] if pair[1] in "$`" else pair[0], text)
     return dict(word.split("=", 1) for word in shlex.split(plain, comments=True))
 
 
 def legible_variables(text: str) -> dict[str, str]:
-    """Return what an environment file sets in those of its lines that were not spoilt by hand."""
+    """Return what an environment file sets in its valid lines."""
     try:
         return variables(text)
     except ValueError:

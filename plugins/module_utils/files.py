@@ -1,4 +1,4 @@
-"""Files that are there as a whole or not at all, after a kill and after a power cut, too."""
+"""Files that are complete or absent, even after a kill or a power cut."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pathlib import Path
 
 
 def beside(path: Path) -> Path:
-    """Return where a file is written before it takes its place.
+    """Return where a file is written before it is moved into place.
 
-    One fixed name, so that a run that is killed leaves at most this one behind.
+    One fixed name, so that a killed run leaves at most this one behind.
     """
     return path.with_name(f".{path.name}.mlflow-ansible")
 
 
 def write(path: Path, text: str | bytes, mode: int, owner: int = -1, group: int = -1) -> None:
-    """Write a file. Nobody can read it in between who may not read it in the end.
+    """Write a file. At no time can anyone read it who may not read the result.
 
     Args:
         mode: Its permissions, whatever the umask.
-        owner, group: Numbers; -1 for those of this process.
+        owner, group: Numeric ids; -1 for those of this process.
     """
     data = text.encode("utf-8", "surrogateescape") if isinstance(text, str) else text
     new = beside(path)
@@ -40,14 +40,14 @@ def write(path: Path, text: str | bytes, mode: int, owner: int = -1, group: int 
 
 
 def read(path: Path) -> str | None:
-    """Return the text of a file as `write` takes it, whatever its bytes; None if there is none."""
+    """Return the text of a file as `write` takes it, whatever its bytes; None if it is missing."""
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return path.read_bytes().decode("utf-8", "surrogateescape")
     return None
 
 
 def remove(path: Path) -> None:
-    """Remove a file, a link or a folder with all that is in it, if there is one."""
+    """Remove a file, a link or a folder with its contents, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -55,7 +55,7 @@ def remove(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Return once a file, or the names in a folder, are on the disk: a power cut is too late."""
+    """Return once a file, or a folder's entries, are on disk and safe from a power cut."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -64,7 +64,7 @@ def sync(path: Path) -> None:
 
 
 def copy_tree(source: Path, target: Path) -> None:
-    """Copy a folder with modes and owners. No file can be read by more people on the way."""
+    """Copy a folder with modes and owners. No file becomes more readable in between."""
     status = source.lstat()
     if stat.S_ISLNK(status.st_mode):
         target.symlink_to(os.readlink(source))
@@ -82,17 +82,17 @@ def copy_tree(source: Path, target: Path) -> None:
             os.fsync(descriptor)
     os.chown(target, status.st_uid, status.st_gid)
     target.chmod(stat.S_IMODE(status.st_mode))
-    # Since when a secret is in use is read off its file.
+    # The age of a secret is read from its file.
     os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
 @contextlib.contextmanager
 def in_memory(*texts: str) -> Iterator[list[str]]:
-    """Give paths of files with these texts that are nowhere on disk, as texts may be secret."""
+    """Yield paths of in-memory files with these texts, which may be secret."""
     with contextlib.ExitStack() as files:
         paths = []
         for text in texts:
-            # Unbuffered, so that readers of the path find it all.
+            # Unbuffered, so that readers of the path see all of it.
             file = files.enter_context(os.fdopen(os.memfd_create("ansible"), "wb", buffering=0))
             file.write(text.encode("utf-8", "surrogateescape"))
             paths.append(f"/proc/self/fd/{file.fileno()}")

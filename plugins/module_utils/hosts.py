@@ -1,4 +1,4 @@
-"""The host of a roll: its units, what its servers answer, its memory and its clock."""
+"""The host of a roll: its units, its servers' answers, its memory and its clock."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.slots impo
 )
 
 SEARCH = "/api/2.0/mlflow/experiments/search"
-# Of a unit that did not become ready, what an operator is shown.
+# Shown to the operator if a unit did not become ready.
 JOURNAL_LINES = 40
 
 
 class Host:
-    """What a roll asks of its host. The unit tests put another one in its place."""
+    """What a roll needs from its host. The unit tests replace it."""
 
     def command(self, *words: str) -> str:
         """Run a command and return its output. Raises Refused if it fails."""
@@ -40,28 +40,28 @@ class Host:
         return done.stdout
 
     def show(self, unit: str) -> dict[str, str]:
-        """Return the properties of a unit that the roll looks at."""
+        """Return the properties of a unit that the roll uses."""
         names = "ActiveState,UnitFileState,NeedDaemonReload,NRestarts"
         lines = self.command("systemctl", "show", unit, f"--property={names}").splitlines()
         return dict(line.split("=", 1) for line in lines)
 
     def started(self, unit: str) -> float:
-        """Return when the main process of a unit was started, in seconds of the epoch."""
+        """Return when the main process of a unit was started, in seconds since the epoch."""
         name = "ExecMainStartTimestampMonotonic"
         microseconds = self.command("systemctl", "show", "--value", f"--property={name}", unit)
         return time.time() - time.monotonic() + int(microseconds) / 1e6
 
     def has_old_libraries(self, unit: str) -> bool:
-        """Tell whether a unit runs with libraries of the system that were replaced since."""
+        """Return whether a unit uses system libraries that have been replaced since it started."""
         pid = self.command("systemctl", "show", "--value", "--property=MainPID", unit).strip()
         found = ""
-        # It may end meanwhile.
+        # The process may end in the meantime.
         with suppress(OSError):
             found = Path(f"/proc/{pid}/maps").read_text()
         return bool(re.search(r" /(usr/)?lib\S*/\S+\.so\S* \(deleted\)$", found, re.MULTILINE))
 
     def journal(self, unit: str, since: float) -> str:
-        """Return the last lines that a unit wrote since a time in seconds of the epoch."""
+        """Return the last lines that a unit has logged since a time in seconds since the epoch."""
         said = self.command(
             "journalctl",
             f"--unit={unit}",
@@ -70,7 +70,7 @@ class Host:
             "--no-pager",
             "--quiet",
         )
-        # With --lines as well, systemd 252 gives the first ones: of a traceback without its error.
+        # With --lines, systemd 252 returns the first lines: a traceback without its error.
         return "\n".join(said.strip().splitlines()[-JOURNAL_LINES:])
 
     def start_probe(
@@ -85,10 +85,10 @@ class Host:
         """Start the slot's probe as the service user, with its environment and a time limit.
 
         Args:
-            former: A slot whose settings a probe that compares gets on its standard input.
+            former: A slot whose settings are passed to a comparing probe on its standard input.
             more: Path of a file with environment variables that take precedence over the slot's.
         """
-        # In no folder, as secrets are among them.
+        # In memory, as they include secrets.
         with in_memory(settings_of(former)) as (path,), open(path) as stdin:
             return subprocess.Popen(
                 probe_command(instance, slot, words, seconds, more),
@@ -100,10 +100,10 @@ class Host:
             )
 
     def answers(self, path: Path) -> str:
-        """Return why the server behind a socket does not work, or nothing if it does.
+        """Return why the server behind a socket does not work, or nothing if it works.
 
-        /health is a constant, so the database is asked as well. 401 is the answer of a server that
-        wants a login, which it gives only after its database answered at start.
+        /health is a constant, so the database is checked as well. A server that requires a login
+        answers 401, and starts only if its database answers.
         """
         for words in (("GET", "/health"), ("POST", SEARCH, json.dumps({"max_results": 1}))):
             try:
@@ -115,9 +115,9 @@ class Host:
         return ""
 
     def refused_name(self, path: Path, names: list[str]) -> str:
-        """Return the first name that the server behind a socket is not to be asked by, if any.
+        """Return the first name that the server behind a socket rejects as Host, if any.
 
-        MLflow refuses a Host that it does not know with 403, before it asks for a login.
+        MLflow rejects an unknown Host with 403, before it asks for a login.
         """
         for name in names:
             if ask(path, "GET", f"{SEARCH}?max_results=1", headers={"Host": name})[0] == 403:
@@ -127,8 +127,8 @@ class Host:
     def connections(self, path: Path) -> int:
         """Return how many connections to a unix socket are open or waiting to be accepted.
 
-        The columns of /proc/net/unix are in proc_net_unix(5): the state is the sixth, 02 connecting
-        and 03 connected, the path the eighth.
+        Columns of /proc/net/unix, see proc_net_unix(5): the sixth is the state, 02 connecting and
+        03 connected; the eighth is the path.
         """
         rows = (line.split() for line in Path("/proc/net/unix").read_text().splitlines())
         return sum(row[5] in ("02", "03") and row[7:8] == [str(path)] for row in rows)
@@ -141,7 +141,7 @@ class Host:
         raise Refused("Wanted MemAvailable in /proc/meminfo; found none; use Linux 3.14 or newer.")
 
     def now(self) -> float:
-        """Return the seconds of the epoch."""
+        """Return the time in seconds since the epoch."""
         return time.time()
 
     def sleep(self, seconds: float) -> None:
@@ -149,11 +149,11 @@ class Host:
 
 
 class HostedInstance(Instance):
-    """An instance, and what its host says of it.
+    """An instance, and its state on its host.
 
     Args:
         name, root: As in `Instance`.
-        host: What the host can be asked.
+        host: The host.
     """
 
     def __init__(self, name: str, host: Host, root: Path = Path("/")):
@@ -161,7 +161,7 @@ class HostedInstance(Instance):
         self.host = host
 
     def serving(self) -> str:
-        """Return the colour that serves: the one the link names, else the one that is active."""
+        """Return the colour that serves: the one that the link names, else the active one."""
         if linked := self.linked():
             return linked
         active = [colour for colour in COLOURS if self.is_active(colour)]
@@ -180,5 +180,5 @@ class HostedInstance(Instance):
         return self.host.show(self.unit(colour))["UnitFileState"] == "enabled"
 
     def is_idle(self, colour: str) -> bool:
-        """Tell whether a colour neither runs nor waits to be restarted."""
+        """Return whether a colour neither runs nor waits to be restarted."""
         return self.host.show(self.unit(colour))["ActiveState"] in ("inactive", "failed")

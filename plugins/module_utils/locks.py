@@ -1,4 +1,4 @@
-"""Locks that a process holds until it ends, so that none is left behind by one that is killed."""
+"""Locks that end with the process that holds them, so that a killed one leaves none behind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals i
 def hold(path: str | Path = "/run") -> int:
     """Wait for the lock of a folder or file, and hold it until this process ends.
 
-    Two names of an inventory may be one host, on which two modules must not work at once.
+    Two inventory names may be one host, on which two modules must not work at once.
     """
     descriptor = os.open(path, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -27,19 +27,19 @@ def hold(path: str | Path = "/run") -> int:
 def locked(
     path: Path, seconds: float, refusal: Callable[[str], str], root: Path = Path("/")
 ) -> Iterator[int]:
-    """Hold the lock of a folder or file inside, and give its descriptor.
+    """Hold the lock of a folder or file within the context, and yield its descriptor.
 
-    A command that gets the descriptor (`pass_fds`) holds the lock too: what a killed run has
-    started is waited for until it ends.
+    A command that gets the descriptor (`pass_fds`) holds the lock too, so the next run waits
+    for what a killed run has started.
 
     Args:
         seconds: How long to wait for another holder.
-        refusal: Gives the message of an operator who has waited that long, from who holds the lock:
-            `process 4711`, or `another process` if that is not known.
+        refusal: Returns the message after a timeout, given the lock's holder: `process 4711`, or
+            `another process` if unknown.
         root: Folder that stands for `/`.
 
     Raises:
-        Refused: The lock was not given up in time.
+        Refused: The lock was not released in time.
     """
     descriptor = os.open(path, os.O_RDONLY)
     deadline = time.monotonic() + seconds
@@ -63,7 +63,7 @@ def try_lock(descriptor: int) -> bool:
 
 
 def holder(descriptor: int, root: Path = Path("/")) -> str:
-    """Return in words which process holds the lock of an open folder or file."""
+    """Describe the process that holds the lock of an open folder or file."""
     locks = (root / "proc/locks").read_text()
     inode = os.fstat(descriptor).st_ino
     found = re.search(rf"FLOCK +ADVISORY +WRITE (\d+) \S+:{inode} ", locks)

@@ -1,4 +1,4 @@
-"""Who listens on this host, and where something else still can."""
+"""What listens on this host, and where something else still can."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def listeners(net: Path) -> dict[str, tuple[IPv4Address | IPv6Address, int]]:
     """Return {inode: (address, port)} of the listening TCP sockets.
 
     Args:
-        net: The folder of the files `tcp` and `tcp6`, as /proc/net is.
+        net: Folder with the files `tcp` and `tcp6`, such as /proc/net.
     """
     found = {}
     for table in filter(Path.exists, (net / "tcp", net / "tcp6")):
@@ -36,16 +36,16 @@ def listeners(net: Path) -> dict[str, tuple[IPv4Address | IPv6Address, int]]:
 def holders(
     proc: Path, pid: int | str = "[0-9]*"
 ) -> dict[tuple[IPv4Address | IPv6Address, int], int]:
-    """Return {(address, port): pid} of the sockets on which processes listen.
+    """Return {(address, port): pid} of the sockets that processes listen on.
 
-    Sockets of other users' processes are seen by root alone, those of the kernel by nobody.
+    Only root sees the sockets of other users' processes; those of the kernel are not visible.
 
     Args:
-        proc: The folder of the processes, as /proc is.
-        pid: The one whose sockets are wanted; all without it.
+        proc: Folder of the processes, such as /proc.
+        pid: The process whose sockets are wanted; all by default.
     """
     known, found = listeners(proc / "net"), {}
-    # Unlike pathlib's, this glob goes on when a process ends meanwhile.
+    # Unlike pathlib's, this glob tolerates processes that end in the meantime.
     for link in glob.glob(f"{proc}/{pid}/fd/*"):
         with contextlib.suppress(OSError):
             if at := known.get(os.readlink(link).removeprefix("socket:[").rstrip("]")):
@@ -54,7 +54,7 @@ def holders(
 
 
 def proc_text(proc: Path, pid: int | str, file: str) -> str:
-    """Return what /proc says of a process in one of its files, nothing if it has ended."""
+    """Return the text of a file of a process in /proc, empty if it has ended."""
     try:
         return (proc / str(pid) / file).read_text(errors="replace")
     except OSError:
@@ -62,15 +62,15 @@ def proc_text(proc: Path, pid: int | str, file: str) -> str:
 
 
 def unit_of(proc: Path, pid: int | str) -> str:
-    """Return the service of systemd that a process belongs to, nothing if it is in none."""
+    """Return the systemd service that a process belongs to, empty if none."""
     return "".join(re.findall(r"[^/\n]+\.service", proc_text(proc, pid, "cgroup"))[-1:])
 
 
 def bind_error(address: IPv4Address | IPv6Address, port: int, dualstack: bool = False) -> int:
-    """Return the errno with which the kernel refuses to listen there, or 0.
+    """Return the errno of the kernel's refusal to listen there, or 0.
 
     Args:
-        dualstack: Whether `::` stands for IPv4, too.
+        dualstack: Whether `::` includes IPv4.
     """
     v6 = address.version == 6
     family = socket.AF_INET6 if v6 else socket.AF_INET
@@ -83,6 +83,6 @@ def bind_error(address: IPv4Address | IPv6Address, port: int, dualstack: bool = 
 
 
 def reachable(address: IPv4Address | IPv6Address | str) -> str:
-    """Return the address at which this host reaches what listens at another, or at all (`*`)."""
+    """Return the address at which this host reaches a listener at an address, or at all (`*`)."""
     everywhere = {"*": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}
     return everywhere.get(str(address), str(address))

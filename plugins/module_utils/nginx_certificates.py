@@ -1,4 +1,4 @@
-"""The certificate of a site of nginx: given, signed by a CA that is made here, or got by ACME."""
+"""The certificate of an nginx site: given, signed by a CA made here, or obtained by ACME."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.nginx_serv
 from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals import Refused
 
 HOST_NAME = r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?"
-# Days before a certificate ends on which an operator is warned, and one that is made here renewed.
+# Days before expiry from which the operator is warned, and a certificate made here is renewed.
 WARN_DAYS, RENEW_DAYS = 21, 30
-# Of a CA and of what it signs. The latter is not shorter, as nothing but a run of site.yml makes
-# another; it is Apple's systems alone that take 825 days at most.
+# For a CA and what it signs. The latter is not shorter, as only a run of site.yml makes another;
+# the limit of 825 days is only that of Apple's systems.
 SELF_SIGNED_DAYS = 3650
 REQUEST = """[req]
 distinguished_name = subject
@@ -45,20 +45,20 @@ CN = {name}
 [extensions]
 subjectKeyIdentifier = hash
 """
-# Signs this site's certificates and no other CA's.
+# Signs this site's certificates, but no other CA.
 OF_A_CA = """basicConstraints = critical, CA:TRUE, pathlen:0
 keyUsage = critical, keyCertSign, cRLSign
 """
-# Some clients take no CA's for a server's.
+# Some clients reject a CA certificate as a server's.
 OF_A_SERVER = """basicConstraints = critical, CA:FALSE
 keyUsage = critical, digitalSignature
 extendedKeyUsage = serverAuth
 authorityKeyIdentifier = keyid
 subjectAltName = {subjects}
 """
-# The name of that extension in a certificate: 2.5.29.35, RFC 5280.
+# That extension's identifier in a certificate: 2.5.29.35, RFC 5280.
 AUTHORITY_KEY_IDENTIFIER = bytes.fromhex("0603551d23")
-# What certbot and its server say, and what to do about it.
+# Messages of certbot and its server, and what to do about them.
 ACME_REMEDIES = {
     "choose an account": "name one, as `account = …`, in /etc/letsencrypt/cli.ini",
     "rateLimited|too many": (
@@ -73,7 +73,7 @@ ACME_REMEDY = "see that port 80 of these names reaches this host"
 
 
 def read_pair(folder: Path, name: str = "fullchain.pem") -> Certificate | None:
-    """Return the certificate in a folder, None if it or its key could not be used."""
+    """Return the certificate in a folder, None if it or its key is unusable."""
     with contextlib.suppress(OSError, ValueError):
         texts = [(folder / file).read_text() for file in (name, "privkey.pem")]
         check_pair(*texts)
@@ -82,26 +82,26 @@ def read_pair(folder: Path, name: str = "fullchain.pem") -> Certificate | None:
 
 
 def issuer(folder: Path) -> str:
-    """Return the CA's certificate after the one in a folder, nothing if it has none."""
+    """Return the CA certificate that follows the one in a folder, empty if there is none."""
     return (read(folder / "fullchain.pem") or "").partition(END)[2].strip()
 
 
 def digest(text: str) -> str:
-    """Return what tells a certificate in PEM from others, in a name of a folder."""
+    """Return a digest of a certificate in PEM, for the name of its folder."""
     return hashlib.sha256(der(text)).hexdigest()[:16]
 
 
 class Certificates:
-    """The certificate that a site is to serve, and those that it has had.
+    """The certificate that a site is to serve, and its former ones.
 
-    Each is in a folder that is named by what is in it.
+    Each is in a folder named by its contents.
 
     Args:
         params: The parameters of the module nginx_site.
-        nginx: What serves them.
+        nginx: The nginx that serves them.
 
     Attributes:
-        pair: Once `choose` has been called, the folder of the one to be served, None if that is to
+        pair: Once `choose` has been called, the folder of the one to serve, None if it is yet to
             be made, or none is to be served.
     """
 
@@ -110,11 +110,11 @@ class Certificates:
         self.name, self.tls = params["name"], params["tls"]
         self.subjects = {same_name(each) for each in params["subjects"]}
         self.all = nginx.etc / "tls"
-        # Signs what is served where `tls` is self_signed. Clients trust it: it is made once, and
-        # stays when another value takes the place of that one.
+        # Signs what is served if `tls` is self_signed. Clients trust it, so it is made once and
+        # kept when `tls` changes.
         self.authority = self.all / f"{self.name}-ca"
-        # What the site names where the certificate comes by ACME. Points to certbot's, or to a
-        # self-signed one until that is there; certbot needs a site that serves.
+        # What the site names with ACME. Points to certbot's certificate, or to a self-signed one
+        # until that exists; certbot needs a site that serves.
         self.acme = self.all / f"{self.name}-acme"
         self.live = nginx.root / "etc/letsencrypt/live" / self.name
         self.renewal = nginx.root / f"etc/letsencrypt/renewal/{self.name}.conf"
@@ -122,10 +122,10 @@ class Certificates:
         self.hook = nginx.root / f"usr/local/lib/nginx-acme-{self.name}"
         self.former, self.pair = "", None
 
-    # What is refused for what was asked.
+    # Checks of the options.
 
     def check(self) -> list[str]:
-        """Refuse what cannot be served, and return what an operator is to be warned of."""
+        """Refuse what cannot be served, and return warnings for the operator."""
         warnings = []
         if self.tls == "given":
             warnings = self.check_given()
@@ -144,7 +144,7 @@ class Certificates:
         return warnings
 
     def check_given(self) -> list[str]:
-        """Refuse or warn as `check` does, where the certificate is given."""
+        """Do the same as `check` for a given certificate."""
         certificate, key, warnings = self.params["certificate"], self.params["key"], []
         pair = {"nginx_tls_certificate": certificate, "nginx_tls_key": key}
         if empty := [name for name, text in pair.items() if not text.strip()]:
@@ -170,14 +170,14 @@ class Certificates:
                 f"nginx_tls_certificate ends on {given.date}, in {given.days:.0f} days: give a new "
                 "one soon."
             )
-        # A load balancer may know the host by another name than clients do.
+        # A load balancer may use another name for the host than clients do.
         foreign = [name for name in self.params["subjects"] if not given.is_for(name)]
         if foreign:
             warnings.append(
                 f"nginx_tls_certificate is for {', '.join(sorted(given.subjects)) or 'no name'}, "
                 f"and not for {', '.join(foreign)}: clients using that name will reject it."
             )
-        # Browsers and curl get along without these.
+        # Browsers and curl tolerate both of these.
         if not given.has_signed_itself and certificate.count("-----BEGIN CERT") == 1:
             warnings.append(
                 "nginx_tls_certificate has no chain after it: unless a root signed it, Python's "
@@ -191,7 +191,7 @@ class Certificates:
         return warnings
 
     def check_subjects(self) -> None:
-        """Refuse what is no name or address, or none that the ACME server gives a certificate."""
+        """Refuse invalid names or addresses, and those that ACME servers issue nothing for."""
         subjects = self.params["subjects"]
         name = rf"(\*\.)?{HOST_NAME}"
         bad = [each for each in subjects if not (is_address(each) or re.fullmatch(name, each))]
@@ -204,13 +204,13 @@ class Certificates:
                 " set nginx_tls_subject_alt_names."
             )
 
-    # What is found.
+    # State.
 
     def choose(self, former: str) -> None:
-        """Find the certificate to be served.
+        """Find the certificate to serve.
 
         Args:
-            former: The text of the site on the host.
+            former: Text of the site on the host.
         """
         self.former, self.pair = former, None
         if self.tls == "given":
@@ -225,11 +225,11 @@ class Certificates:
             self.check_authority()
 
     def folder(self) -> Path | None:
-        """Return the folder that the site names, None if it is to be made, or none is served."""
+        """Return the folder that the site names, None if it is yet to be made, or not needed."""
         return self.acme if self.tls == "acme" else self.pair
 
     def is_there(self) -> bool:
-        """Tell whether the files that the site names are there."""
+        """Return whether the files that the site names exist."""
         if self.tls == "given":
             texts = {"fullchain.pem": "certificate", "privkey.pem": "key"}
             return all(read(self.pair / f) == self.params[text] for f, text in texts.items())
@@ -238,11 +238,11 @@ class Certificates:
         return self.tls == "none" or bool(self.pair)
 
     def is_served(self, address: IPv4Address | IPv6Address, port: int, names: list[str]) -> bool:
-        """Tell whether nginx has loaded the certificate.
+        """Return whether nginx has loaded the certificate.
 
         Args:
             address, port: Where nginx listens.
-            names: The site's. Where several share a port, nginx takes the certificate of the name.
+            names: The site's. Where sites share a port, nginx chooses the certificate by name.
         """
         if self.tls == "none":
             return True
@@ -252,7 +252,7 @@ class Certificates:
         return text is not None and served_certificate(address, port, name) == der(text)
 
     def cut_off(self) -> list[str]:
-        """Return which clients do not know the certificate that is to be served, a sentence."""
+        """Return a sentence about clients that will not trust the certificate to be served."""
         folder = self.before()
         if not folder:
             return []
@@ -260,7 +260,7 @@ class Certificates:
         pair, moves = read_pair(folder), kind and kind[1] != self.tls
         if self.tls == "none":
             return ["clients that come by https are cut off, as the site moves to nginx_tls: none"]
-        # Another of the same kind may be signed by the same CA as the former.
+        # Another of the same kind may be signed by the same CA as the former one.
         renews = folder not in (self.pair, self.acme) and pair and self.is_of_another(folder, pair)
         if not moves and not renews:
             return []
@@ -269,12 +269,12 @@ class Certificates:
         return [f"clients that trust the former certificate alone are cut off, {why}{remedy}"]
 
     def is_of_another(self, folder: Path, pair: Certificate) -> bool:
-        """Tell whether a certificate was not signed by the CA that signs the next one."""
+        """Return whether a certificate was signed by another CA than the next one will be."""
         ours = folder.name.startswith(f"{self.name}-self_signed-")
         return pair.has_signed_itself or ours and issuer(folder) != self.authority_text()
 
     def authority_text(self) -> str:
-        """Return the CA's certificate, nothing if there is none."""
+        """Return the CA's certificate, empty if there is none."""
         return (read(self.authority / "ca.pem") or "").strip()
 
     def before(self) -> Path | None:
@@ -290,15 +290,15 @@ class Certificates:
         return folder if pair and pair.days > 0 else None
 
     def fitting(self) -> Path | None:
-        """Return the certificate made here that will do, of several the one that is served."""
+        """Return a usable certificate made here; of several, the one that is served."""
         authority, found = self.authority_text(), []
         for folder in sorted(self.all.glob(f"{self.name}-self_signed-*")):
             pair, signer = read_pair(folder), issuer(folder)
-            # One that a former release has made has no CA: clients trust it while it is served, as
-            # they do one whose CA's folder is gone.
+            # One made by an earlier release has no CA: clients trust it while it is served, as they
+            # do one whose CA's folder is gone.
             known = signer == authority if signer and authority else str(folder) in self.former
             fits = pair and pair.days > RENEW_DAYS and pair.subjects == self.subjects
-            # Nobody trusts what is served until the ACME server has answered.
+            # No client trusts what is served until the ACME server has answered.
             if fits and (known or self.tls == "acme"):
                 found.append(folder)
         served = [folder for folder in found if str(folder) in self.former]
@@ -318,14 +318,14 @@ class Certificates:
             )
 
     def trust(self) -> str:
-        """Return the path of what clients trust if `tls` is self_signed."""
+        """Return the path of the file that clients trust if `tls` is self_signed."""
         if self.tls != "self_signed":
             return ""
         has_none = self.pair and not issuer(self.pair)
         return str(self.pair / "fullchain.pem" if has_none else self.authority / "ca.pem")
 
     def acme_is_due(self) -> bool:
-        """Tell whether certbot has to be asked for another certificate than it has."""
+        """Return whether certbot has to be asked for another certificate than it has."""
         if self.tls != "acme":
             return False
         live, text = read_pair(self.live), read(self.renewal) or ""
@@ -335,13 +335,13 @@ class Certificates:
         return not (as_wanted and live and live.days > 0 and live.subjects == self.subjects)
 
     def acme_is_over(self) -> bool:
-        """Tell whether certbot would go on renewing what is no longer served."""
+        """Return whether certbot would go on renewing what is no longer served."""
         return self.tls != "acme" and str(self.hook) in (read(self.renewal) or "")
 
-    # What is done.
+    # Changes.
 
     def write(self) -> None:
-        """Write the certificate to be served where the site names it."""
+        """Write the certificate to serve where the site names it."""
         self.all.mkdir(mode=0o700, exist_ok=True)
         if self.tls == "acme":
             self.webroot.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -363,10 +363,10 @@ class Certificates:
         sync(self.all)
 
     def make(self, new: Path) -> Path:
-        """Make a certificate, and its CA if there is none, and return its folder.
+        """Make a certificate, and a CA if there is none, and return its folder.
 
         Args:
-            new: Where it is put together, so that the folder is there as a whole or not at all.
+            new: Where it is assembled, so that the folder is complete or absent.
         """
         authority, days, signer = "", SELF_SIGNED_DAYS, []
         if self.tls == "self_signed":
@@ -376,7 +376,7 @@ class Certificates:
                 new.replace(self.authority)
             file, key = self.authority / "ca.pem", self.authority / "privkey.pem"
             authority = file.read_text()
-            # Not longer than that of its CA.
+            # Not beyond that of its CA.
             days = min(days, int(Certificate(authority).days))
             signer = ["-CA", str(file), "-CAkey", str(key)]
         kinds = [("IP" if is_address(each) else "DNS", each) for each in sorted(self.subjects)]
@@ -390,12 +390,12 @@ class Certificates:
     def make_pair(
         self, new: Path, file: str, name: str, extensions: str, days: int, *signer: str
     ) -> str:
-        """Make a certificate and its key, in a folder of their own, and return the former's text.
+        """Make a certificate and its key in a folder, and return the certificate's text.
 
         Args:
             new: The folder.
-            file: The certificate's name in it.
-            signer: Options of openssl for the CA that signs it; without any it signs itself.
+            file: The certificate's file name.
+            signer: openssl's options for the CA that signs it; without any it is self-signed.
         """
         remove(new)
         new.mkdir(mode=0o700)
@@ -412,7 +412,7 @@ class Certificates:
         return text
 
     def ask_certbot(self) -> None:
-        """Get the certificate. The hook switches the link to it and reloads nginx, as later on."""
+        """Get the certificate. The hook, as at renewals, switches the link and reloads nginx."""
         email = self.params["acme_email"]
         command = ["certbot", "certonly", "--non-interactive", "--agree-tos", "--webroot"]
         command += [f"--email={email}"] if email else ["--register-unsafely-without-email"]
@@ -435,5 +435,5 @@ class Certificates:
         self.pair = self.live
 
     def end_acme(self) -> None:
-        """Have certbot forget the certificate, which it would go on renewing."""
+        """Make certbot delete the certificate, which it would go on renewing."""
         self.nginx.must("certbot", "delete", "--non-interactive", f"--cert-name={self.name}")

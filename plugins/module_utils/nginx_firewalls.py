@@ -1,7 +1,7 @@
-"""Whether a firewall that somebody has set up on the host lets clients reach nginx.
+"""Whether an existing firewall on the host lets clients reach nginx.
 
-Nothing is changed. What is not clear counts as admitted: operators who are warned for nothing stop
-reading warnings.
+Nothing is changed. Unclear cases count as admitted: after false alarms operators stop reading
+warnings.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import re
 import shlex
 from pathlib import Path
 
-# The role firewall's own, which admits what is served.
+# The table of the role firewall, which admits what is served.
 TABLE = ["inet", "mlflow_firewall"]
 
 
 def takes_in(text: str, port: int) -> bool:
-    """Tell whether a list such as `80,443`, `8000:8010/tcp` or `9000-9010/tcp` has a TCP port."""
+    """Return whether a list such as `80,443`, `8000:8010/tcp` or `9000-9010/tcp` has a TCP port."""
     for word in re.split(r"[\s,]+", text):
         found = re.fullmatch(r"(\d+)(?:[:-](\d+))?(?:/(\w+))?", word)
         if found and int(found[1]) <= port <= int(found[2] or found[1]):
@@ -25,7 +25,7 @@ def takes_in(text: str, port: int) -> bool:
 
 
 def ufw_admits(status: str, port: int) -> bool:
-    """Tell whether ufw admits clients to a port, by what `ufw status verbose` says."""
+    """Return whether ufw admits clients to a port, from the output of `ufw status verbose`."""
     if re.search(r"(?m)^Default: allow \(incoming\)", status):
         return True
     for target in re.findall(r"(?m)^(\S.*?) +(?:ALLOW|LIMIT) IN ", status):
@@ -51,14 +51,14 @@ class Firewalls:
         self.run, self.root = run, root
 
     def ask(self, *command: str) -> str:
-        """Return what a program says, nothing if it is not there or does not succeed."""
+        """Return a program's output, empty if it is missing or fails."""
         if not (self.root / command[0].lstrip("/")).exists():
             return ""
         code, said, _ = self.run(list(command))
         return said if code == 0 else ""
 
     def warnings(self, address, ports: list[int]) -> list[str]:
-        """Return a sentence for each firewall that lets nobody reach some of the ports."""
+        """Return a sentence for each firewall that blocks some of the ports."""
         if address.is_loopback or self.ask("/usr/sbin/nft", "list", "table", *TABLE):
             return []
         if "Status: active" in (status := self.ask("/usr/sbin/ufw", "status", "verbose")):
@@ -88,7 +88,7 @@ class Firewalls:
 
     @staticmethod
     def sentences(ports: list[int], firewall: str, remedy: str) -> list[str]:
-        """Return a warning about ports that are closed, none if there are none."""
+        """Return a warning about blocked ports, if any."""
         names = " and ".join(map(str, ports))
         many = len(ports) > 1
         return [
@@ -99,13 +99,13 @@ class Firewalls:
     # firewalld.
 
     def zones(self) -> list[str]:
-        """Return the texts of zones and policies through which clients may come."""
+        """Return the texts of zones and policies that clients may come through."""
         default = self.ask("/usr/bin/firewall-cmd", "--get-default-zone").strip()
         found = []
         for kind in ("zones", "policies"):
             for text in self.ask("/usr/bin/firewall-cmd", f"--list-all-{kind}").split("\n\n"):
                 head = text.strip().partition("\n")[0]
-                # An interface that is in no zone is in the default one, which may not show it.
+                # An interface without a zone is in the default one, which may not list it.
                 active = "active" in head or head.split(" ")[0] == default
                 to_host = re.search(r"(?m)^  egress-zones: .*\bHOST\b", text)
                 if active and (kind == "zones" or to_host):
@@ -113,7 +113,7 @@ class Firewalls:
         return found
 
     def zone_admits(self, text: str, port: int) -> bool:
-        """Tell whether a zone or a policy admits clients to a port, by firewalld's text of it."""
+        """Return whether a zone or policy admits clients to a port, from firewalld's text of it."""
         fields = dict(re.findall(r"(?m)^  ([\w-]+): *(.*)", text))
         if fields.get("target") == "ACCEPT" or "tcp" in fields.get("protocols", "").split():
             return True
@@ -130,7 +130,7 @@ class Firewalls:
         return takes_in(" ".join(ports), port)
 
     def serves(self, services: str, port: int) -> bool:
-        """Tell whether one of firewalld's services, or of those that it includes, has the port."""
+        """Return whether one of these firewalld services, or one it includes, has the port."""
         for name in services.split():
             said = self.ask("/usr/bin/firewall-cmd", f"--info-service={name}")
             fields = dict(re.findall(r"(?m)^  ([\w-]+): *(.*)", said))
@@ -143,14 +143,14 @@ class Firewalls:
     # iptables.
 
     def chain_admits(self, program: str, port: int) -> bool:
-        """Tell whether iptables, or ip6tables, admits clients to a port."""
+        """Return whether iptables, or ip6tables, admits clients to a port."""
         said = self.ask(f"/usr/sbin/{program}", "-S")
         verdict = verdict_of("INPUT", said, port)
         return "-P INPUT DROP" not in said if verdict is None else verdict
 
 
 def verdict_of(chain: str, said: str, port: int, depth: int = 0) -> bool | None:
-    """Return whether a chain admits clients to a port or not, None if it decides neither.
+    """Return whether a chain admits clients to a port, None if it does not decide.
 
     Args:
         said: All rules, as `iptables -S` prints them.
@@ -167,13 +167,13 @@ def verdict_of(chain: str, said: str, port: int, depth: int = 0) -> bool | None:
         at = next((at for at, word in enumerate(words) if word in ("-j", "-g")), None)
         if at is None or not concerns(words[:at], port):
             continue
-        # Of all clients, as far as this port goes.
+        # Applies to all clients of this port.
         of_all = not set(words[:at]) - {"-p", "tcp", "-m"}
         target = words[at + 1]
         if target == "ACCEPT":
             return True
         if target == "RETURN":
-            # To what called the chain. What comes after is not for all any more.
+            # Back to the calling chain. Rules after this one no longer apply to all clients.
             if of_all:
                 return None
             partly = True
@@ -188,7 +188,7 @@ def verdict_of(chain: str, said: str, port: int, depth: int = 0) -> bool | None:
 
 
 def concerns(conditions: list[str], port: int) -> bool:
-    """Tell whether a new connection of a client to a TCP port may meet a rule's conditions."""
+    """Return whether a client's new connection to a TCP port may match a rule."""
     for before, option, value in zip(["", *conditions], conditions, conditions[1:], strict=False):
         if before == "!":
             continue

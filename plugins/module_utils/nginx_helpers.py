@@ -1,4 +1,4 @@
-"""Programs and units that look after a site of nginx: its certificate and its audit trail."""
+"""Programs and units that maintain an nginx site: its certificate and its audit trail."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.nginx_serv
 
 
 class Helpers:
-    """The programs and units of a site. Those that are not wanted are removed.
+    """The programs and units of a site. Unwanted ones are removed.
 
     Args:
         name: The site's.
-        texts: Those that are wanted, by path.
-        acme: Whether certbot renews the certificate, by a timer of its own.
-        nginx: The host's.
+        texts: Texts of the wanted ones, by path.
+        acme: Whether certbot renews the certificate, with its own timer.
+        nginx: The nginx of the host.
 
     Attributes:
-        paths: All that a site may have.
+        paths: The paths of all that a site may have.
     """
 
     def __init__(self, name: str, texts: dict[str, str], acme: bool, nginx: Nginx):
@@ -33,7 +33,7 @@ class Helpers:
         self.paths += [root / f"etc/systemd/system/{unit}" for unit in units]
 
     def are_there(self) -> bool:
-        """Tell whether programs and units are as wanted, and the timers wait."""
+        """Return whether programs and units are as wanted, and the timers are active."""
         if any(read(path) != self.texts.get(path) for path in self.paths):
             return False
         wanted = {"ActiveState=active", "UnitFileState=enabled", "NeedDaemonReload=no"}
@@ -45,7 +45,7 @@ class Helpers:
         return True
 
     def write(self) -> None:
-        """Write programs and units and start the timers; remove those that are not wanted."""
+        """Write programs and units and start the timers; remove unwanted ones."""
         for path in self.paths:
             if path not in self.texts:
                 self.take_away(path)
@@ -56,16 +56,16 @@ class Helpers:
         if self.timers:
             self.nginx.must("systemctl", "enable", "--now", *self.timers)
         elif not self.texts:
-            # A certificate that nobody serves any more is no failure.
+            # The failure of a certificate that is no longer served does not matter.
             self.nginx.run(["systemctl", "reset-failed", f"{self.watch}.service"])
 
     def take_away(self, path: Path) -> None:
-        """Remove a program or a unit, if there is one. What it has left is removed with it."""
+        """Remove a program or a unit, if it exists, and what it has left."""
         if not path.exists():
             return
         if path.suffix == ".timer":
             self.nginx.must("systemctl", "disable", "--now", path.name)
-            # When it ran for the last time, which systemd keeps.
+            # The time of its last run, which systemd keeps.
             stamp = self.nginx.root / f"var/lib/systemd/timers/stamp-{path.name}"
             stamp.unlink(missing_ok=True)
         path.unlink()

@@ -1,4 +1,4 @@
-"""nginx as a host has it: package, service and processes, and the configuration of all sites."""
+"""The nginx of a host: package, service and processes, and the configuration of all sites."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MARKER = "# Written by Ansible (role nginx): edits are lost.\n"
 PACKAGES = ["nginx", "nginx-core", "nginx-light", "nginx-full", "nginx-extras"]
 UNIT = "nginx.service"
 LOAD_SECONDS = 15
-# Bytes for a name of a server, nginx's own bound: a line of the processor's cache, mostly.
+# Bytes for a server name, nginx's own default: usually one cache line of the processor.
 BUCKET = 64
 
 
@@ -39,8 +39,8 @@ class Nginx:
         root: Folder that stands for `/`.
 
     Attributes, once `look` has been called:
-        installed: Whether its package is, with all that belongs to that.
-        missing: Packages that are not, among those that were asked for.
+        installed: Whether its package is installed and configured.
+        missing: Packages that are needed and not installed.
         master: Process id of the service, 0 if it does not run.
         disabled: Whether it does not start with the host.
     """
@@ -48,7 +48,7 @@ class Nginx:
     def __init__(self, run, root: Path = Path("/")):
         self.run, self.root = run, root
         self.proc, self.etc = root / "proc", root / "etc/nginx"
-        # No site owns it, as it serves for the names of all.
+        # Not owned by a site, as it applies to the names of all.
         self.sizes = self.etc / "conf.d/server_names.conf"
 
     def look(self, tools: list[str]) -> None:
@@ -66,14 +66,14 @@ class Nginx:
         unit = dict(line.split("=", 1) for line in shown.splitlines())
         self.master, self.disabled = int(unit["MainPID"]), unit["UnitFileState"] == "disabled"
 
-    # Its processes. One that ends meanwhile has no sockets and no unit.
+    # Its processes. One that ends in the meantime has no sockets and no unit.
 
     def listening(self) -> set[tuple[IPv4Address | IPv6Address, int]]:
         """Return the addresses and ports at which the service listens."""
         return set(holders(self.proc, self.master))
 
     def workers(self) -> dict[int, set[int]]:
-        """Return {pid: numbers of its groups} of the workers that take new connections."""
+        """Return {pid: ids of its groups} of the workers that accept new connections."""
         found = {}
         for pid in (path.name for path in self.proc.iterdir() if path.name.isdigit()):
             title = proc_text(self.proc, pid, "cmdline")
@@ -85,7 +85,7 @@ class Nginx:
         return found
 
     def listens(self, at: set[tuple], groups: list[str], former=frozenset()) -> bool:
-        """Tell whether it listens, with workers in the groups, none of them a former one.
+        """Return whether it listens, with workers in the groups, none of them a former one.
 
         Args:
             at: Addresses and ports.
@@ -101,17 +101,17 @@ class Nginx:
         return pwd.getpwnam(setting[1] if setting else "www-data")
 
     def missing_groups(self, groups: list[str]) -> list[str]:
-        """Return those of the groups that its user is not in; they may not even be there."""
+        """Return the groups that its user is not in; they may not even exist."""
         user, gids = self.user(), {group.gr_name: group.gr_gid for group in grp.getgrall()}
         joined = os.getgrouplist(user.pw_name, user.pw_gid)
         return [name for name in groups if gids.get(name) not in joined]
 
     def check_port(self, at: tuple, listen: str, remedy: str) -> None:
-        """Refuse an address that is not the host's, or that a process other than nginx has.
+        """Refuse an address that is not the host's, or that another process than nginx uses.
 
         Args:
             at: Address and port.
-            listen: These as nginx writes them.
+            listen: The same in nginx's notation.
             remedy: What to do about a port that is taken, besides choosing another.
         """
         error = 0 if at in self.listening() else bind_error(*at, dualstack=True)
@@ -120,7 +120,7 @@ class Nginx:
                 f"Wanted nginx to listen on {listen}; found that the host says "
                 f"'{os.strerror(error)}'; set nginx_listen_address to an address of the host."
             )
-        # If nginx has it at another address (0.0.0.0), it gives that up when it is reloaded.
+        # If nginx listens there at another address (0.0.0.0), a reload releases that.
         for (_, port), pid in holders(self.proc).items() if error else ():
             unit = unit_of(self.proc, pid)
             if port == at[1] and unit != UNIT:
@@ -134,12 +134,12 @@ class Nginx:
     # Its configuration.
 
     def configuration(self, site: Path) -> dict[Path, str]:
-        """Return the texts of its files without comments, by path.
+        """Return the texts of its files by path, without comments.
 
-        Found as nginx does it, which itself shows none as long as there is an error in one.
+        Found the way nginx does; nginx itself shows none while any has an error.
 
         Args:
-            site: The one that is left out, as what the role says of names is.
+            site: The site to leave out, along with the role's file about names.
         """
         todo, found = [self.etc / "nginx.conf"], {}
         while todo:
@@ -153,12 +153,12 @@ class Nginx:
         return found
 
     def wanted_sizes(self, site: Path, names: list[str]) -> str | None:
-        """Return the file without which nginx refuses long names, None if it needs none.
+        """Return the text of the file that long names require, None if it is not needed.
 
-        The directive may be in all files once, so another's stays the only one.
+        The directive may occur once in all files, so one that exists elsewhere stays the only one.
 
         Args:
-            site: Path of a site, whose text does not count.
+            site: Path of a site whose text is ignored.
             names: Its names.
         """
         text, size = "\n".join(self.configuration(site).values()), BUCKET
@@ -166,17 +166,17 @@ class Nginx:
             return None
         names = names + " ".join(re.findall(r"\bserver_name\s([^;]+);", text)).split()
         longest = max((len(name) for name in names if not name.startswith("~")), default=0)
-        # As nginx counts: two pointers, and the name with its length, filled up to a pointer.
+        # nginx's own count: two pointers, and the name with its length, padded to a pointer.
         while size < 16 + (longest + 9) // 8 * 8:
             size *= 2
         return f"{MARKER}server_names_hash_bucket_size {size};\n" if size > BUCKET else None
 
     def test(self) -> tuple[int, str, str]:
-        """Return whether nginx rejects its files (0 if not), their texts, and what it says."""
+        """Run nginx's test; return its exit code (0 if it passes), its files' texts and errors."""
         code, dump, output = self.run(["/usr/sbin/nginx", "-T"])
         return code, dump, "; ".join(re.findall(r"\[[a-z]+\] .*", output))
 
-    # What is done.
+    # Changes.
 
     def write_sizes(self, text: str | None) -> None:
         """Write the file that `wanted_sizes` returned, or remove it."""
@@ -190,7 +190,7 @@ class Nginx:
         """Wait until a condition is met.
 
         Raises:
-            Refused: It is not, within LOAD_SECONDS.
+            Refused: It was not met within LOAD_SECONDS.
         """
         end = time.monotonic() + LOAD_SECONDS
         while not condition():
@@ -199,13 +199,13 @@ class Nginx:
             time.sleep(0.05)
 
     def must(self, *command: str) -> None:
-        """Run a command, and refuse to go on if it fails."""
+        """Run a command; raise Refused if it fails."""
         code, _, output = self.run(list(command))
         if code:
             self.fail(f"`{' '.join(command)}` to succeed", output.strip())
 
     def fail(self, wanted: str, found: str) -> None:
-        """Refuse to go on, with the end of nginx's journal."""
+        """Raise Refused, with the end of nginx's journal."""
         journal = self.run(["journalctl", f"--unit={UNIT}", "--lines=9", "--output=cat"])[1]
         raise Refused(
             f"Wanted {wanted}; found: {found}; correct what nginx's journal and "

@@ -1,4 +1,4 @@
-"""The users of a site of nginx, who log in with a password."""
+"""The users of an nginx site, who log in with a password."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals i
 
 
 def hashed(password: str, salt: str) -> str:
-    """Return a password as nginx verifies it, by the library that nginx itself asks."""
+    """Return the hash of a password, by the library that nginx itself uses to verify it."""
     crypt = ctypes.CDLL("libcrypt.so.1").crypt
     crypt.restype = ctypes.c_char_p
     return crypt(password.encode(), f"$6${salt}".encode()).decode()
 
 
 class Users:
-    """The users of a site, in a file that is named by what is in it.
+    """The users of a site, in a file named by its contents.
 
     Args:
         site: The site's name.
         users: `name` and `password` of each.
-        nginx: The host's.
+        nginx: The nginx of the host.
 
     Attributes:
         all: The folder of the files of all sites.
-        path: Once `choose` has been called, the file of these; None if there are none.
+        path: Once `choose` has been called, the file of these users; None if there are none.
 
     Raises:
         Refused: One could not log in, or has an example's password.
@@ -52,19 +52,19 @@ class Users:
             )
 
     def choose(self) -> None:
-        """Find the lines of the file, which are the same at each run, and hence its name."""
+        """Find the lines of the file, which are the same in every run, and thus its name."""
         self.lines = "".join(f"{self.account(**user)}\n" for user in self.users)
         digest = hashlib.sha256(self.lines.encode()).hexdigest()[:16]
         self.path = self.all / f"{self.site}-{digest}" if self.lines else None
 
     def account(self, name: str, password: str) -> str:
-        """Return a user's line. Equal passwords have different ones, on other hosts, too."""
+        """Return a user's line. Equal passwords yield different lines, also on other hosts."""
         machine = read(self.nginx.root / "etc/machine-id") or ""
         salt = hashlib.sha256(f"{machine}:{self.site}:{name}".encode()).hexdigest()[:16]
         return f"{name}:{hashed(password, salt)}"
 
     def are_there(self) -> bool:
-        """Tell whether the file is as wanted."""
+        """Return whether the file is as wanted."""
         return self.path is None or read(self.path) == self.lines
 
     def write(self) -> None:

@@ -1,4 +1,4 @@
-"""A PostgreSQL server, local or RDS, as the administrator of one database and its roles sees it."""
+"""A PostgreSQL server, local or RDS, as seen by the administrator of one database and its roles."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ OPTIONS = {
 }
 
 OLDEST = 150000
-# Since then CREATEROLE alone alters no role, and who makes a role has not all of its rights.
+# Since then CREATEROLE alone cannot alter roles, and a role's creator lacks some of its rights.
 ADMIN_OPTION_SINCE = 160000
-# Where Debian's server has it; other builds of libpq look elsewhere.
+# Where Debian's server has its socket; other builds of libpq look elsewhere.
 SOCKETS = "/var/run/postgresql"
-# Any number that nobody else uses: two hosts may make the same database at the same time.
+# Any number not used by others: two hosts may create the same database at the same time.
 LOCK = 7165534
 EXAMPLE = "example-change-me"
 
@@ -56,7 +56,7 @@ SELECT rolname, rolcanlogin,
                       AND pg_has_role(rds.oid, 'MEMBER'))
 FROM pg_roles WHERE rolname = ANY (%s)
 """
-# What it says of a role, after its name. `alterable` is meant for the administrator.
+# Its columns after the role's name. `alterable` means by the administrator.
 ROLE_COLUMNS = ("login", "privileged", "owns", "member_of", "note", "alterable")
 DATABASE = "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = %s"
 ADMIN = """
@@ -66,14 +66,14 @@ FROM pg_roles WHERE rolname = current_user
 
 
 class WrongPassword(Exception):
-    """The server has another password, or none, for the role."""
+    """The role has another password, or none."""
 
 
 def remedy(said: str, user: str, place: str) -> str | None:
-    """Return wanted, found and remedy for what libpq or the server said of a connection.
+    """Return wanted, found and remedy for an error of libpq or the server about a connection.
 
     Returns:
-        None if there is no remedy here for that reason.
+        None if no remedy is known here.
     """
     said = " ".join(said.split())
     for phrases, wanted, what in (
@@ -119,13 +119,13 @@ def remedy(said: str, user: str, place: str) -> str | None:
 
 
 def unexplained(said: str, user: str, place: str) -> str:
-    """Return the same of a reason that has no remedy here."""
+    """Return the same for an error without a known remedy."""
     said = " ".join(said.split())
     return f"Wanted to connect to {place} as {user}; found: {said}; fix that and run again."
 
 
 def check_names(given: dict) -> None:
-    """Refuse names and passwords that the variables alone show to be wrong."""
+    """Refuse names and passwords that are wrong whatever the server has."""
     roles = [given["owner"], given["group"], *given["logins"]]
     for name in [given["name"], *roles]:
         if not re.fullmatch(r"[a-z_][a-z0-9_]{0,62}", name) or name.startswith("pg_"):
@@ -133,7 +133,7 @@ def check_names(given: dict) -> None:
                 f"Wanted names of small letters, digits and _, at most 63; found '{name}'; correct "
                 "postgresql_database, _owner, _group or _logins."
             )
-    # The owner may be the administrator: of a database made by hand.
+    # The owner may be the administrator, for a database made by hand.
     others = [given["group"], *given["logins"], given["admin_user"]]
     if len(set(roles)) < len(roles) or len(set(others)) < len(others):
         raise Refused(
@@ -156,13 +156,13 @@ def check_names(given: dict) -> None:
 
 
 def check_roles(given: dict, roles: dict, database_owner: str | None, proven: set[str]) -> None:
-    """Refuse roles and a database that exist and are somebody else's.
+    """Refuse existing roles and databases that are used for something else.
 
     Args:
         given: The module's options.
-        roles: What is known of each role that exists, by its name.
-        database_owner: Who owns the database, None if there is none.
-        proven: Roles that log in with the password that is wanted for them.
+        roles: Properties of each existing role, by name.
+        database_owner: Owner of the database, None if it does not exist.
+        proven: Roles that can log in with their wanted password.
     """
 
     def refuse(name: str, found: str, more: str = "") -> None:
@@ -216,7 +216,7 @@ def check_roles(given: dict, roles: dict, database_owner: str | None, proven: se
 
 
 def check_passwords(given: dict, roles: dict, proven: set[str]) -> None:
-    """Refuse another password for a login that servers may use, as they have the former one."""
+    """Refuse a new password for a login that servers may be using with the former one."""
     for name in given["logins"]:
         if name in roles and roles[name]["login"] and name not in proven:
             raise Refused(
@@ -227,18 +227,18 @@ def check_passwords(given: dict, roles: dict, proven: set[str]) -> None:
 
 
 class Roles:
-    """The roles of one database, and the server that they are in.
+    """The roles of one database, and their server.
 
     Args:
         given: The module's options.
-        check: Change nothing, only say what would be done.
+        check: Change nothing, only plan.
 
     Attributes:
-        plan: What was, or in check mode would be, done.
+        plan: What was done, or in check mode would be.
         resting: Logins that exist without LOGIN.
-        admin: The administrator's connection; set by `look`, as `roles`, what is known of each role
-            by its name, and `database_owner`, None if there is no database.
-        proven: Roles that log in with the password that is wanted for them; set by `log_in`.
+        admin: The administrator's connection; set by `look`, as are `roles`, properties of each
+            role by name, and `database_owner`, None if the database does not exist.
+        proven: Roles that can log in with their wanted password; set by `log_in`.
     """
 
     def __init__(self, given: dict, check: bool):
@@ -256,7 +256,7 @@ class Roles:
     # Connections.
 
     def connect(self, **more):
-        """Return a connection that is closed with `open`, and commits each statement by itself."""
+        """Return an autocommit connection that is closed with `open`."""
         connection = psycopg2.connect(
             connect_timeout=10, client_encoding="UTF8", application_name="ansible", **more
         )
@@ -271,7 +271,7 @@ class Roles:
         if self.host:
             tls = {"sslmode": given["sslmode"], "sslrootcert": self.ca}
             return self.connect(host=self.host, password=given["admin_password"], **tls, **where)
-        # The server lets a user of the system in through its socket by that alone.
+        # Through its socket the server authenticates system users without a password.
         try:
             user = pwd.getpwnam(given["admin_user"])
             with acting_as(user.pw_uid, user.pw_gid):
@@ -286,12 +286,12 @@ class Roles:
         """Log in to the database with the wanted password.
 
         Returns:
-            The connection; None if the password is right and something else is missing: LOGIN, the
-            database, or the right to CONNECT.
+            The connection; None if the password is right but something else is missing: LOGIN, the
+            database, or the CONNECT right.
 
         Raises:
-            WrongPassword: The role has another one.
-            Refused: Whether it is right cannot be found out.
+            WrongPassword: The role has another password.
+            Refused: The password could not be checked.
         """
         tls = {"sslmode": "require"}
         if self.host:
@@ -307,14 +307,14 @@ class Roles:
             )
         except psycopg2.OperationalError as error:
             said = str(error)
-            # The server looks for LOGIN and the database after it has looked at the password.
+            # The server checks LOGIN and the database after the password.
             if "is not permitted to log in" in said:
                 return None
             if "database" in said and "does not exist" in said:
                 return None
             if "password authentication failed" in said:
                 raise WrongPassword(name) from None
-            # Such as a login that may not CONNECT yet.
+            # For instance a login that may not CONNECT yet.
             if "permission denied for database" in said:
                 return None
             who = name, self.place(self.host or self.address)
@@ -330,10 +330,10 @@ class Roles:
         return connection
 
     def check_language(self, said: str) -> None:
-        """Refuse a server whose reason cannot be read: libpq has no code for that of a login.
+        """Refuse a server whose login errors cannot be parsed: libpq has no codes for them.
 
         Raises:
-            Refused: It says in another language than English why it lets nobody in.
+            Refused: Its messages are not in English.
         """
         cursor = self.admin.cursor()
         cursor.execute("SHOW lc_messages")
@@ -347,13 +347,13 @@ class Roles:
             )
 
     def place(self, host: str) -> str:
-        """Return where the server is, for a message; without a host its unix socket."""
+        """Return where the server is, for messages; without a host its unix socket."""
         return f"{host}:{self.port}" if host else socket_of(self.port)
 
-    # What is found.
+    # State.
 
     def look(self) -> None:
-        """Find the server, the roles and the database."""
+        """Read the state of the server, the roles and the database."""
         user, given = self.given["admin_user"], self.given
         try:
             self.admin = self.as_admin(given["admin_database"])
@@ -382,7 +382,7 @@ class Roles:
             self.address = contact(cursor.fetchone()[0])
 
     def log_in(self) -> None:
-        """Find out which of the roles that exist have the wanted password."""
+        """Find out which of the existing roles have the wanted password."""
         self.proven, self.as_owner = set(), None
         self.resting = [n for n in self.logins if n in self.roles and not self.roles[n]["login"]]
         for name in [self.owner, *self.logins]:
@@ -396,7 +396,7 @@ class Roles:
                         connection.close()
 
     def prove(self, name: str):
-        """Log in as a role that was made or changed, so that what is in the way shows now."""
+        """Log in as a role that was made or changed, so that problems show now."""
         try:
             connection = self.as_role(name)
         except WrongPassword:
@@ -410,9 +410,9 @@ class Roles:
         return connection
 
     def check_alterable(self, names: list[str]) -> None:
-        """Refuse an administrator who may not alter the existing ones of some roles.
+        """Refuse an administrator who may not alter those of the roles that exist.
 
-        Up to PostgreSQL 15 CREATEROLE suffices; an upgrade from there adds no ADMIN OPTION.
+        Up to PostgreSQL 15 CREATEROLE suffices; upgrading from there does not add ADMIN OPTION.
         """
         lacking = [name for name in sorted(names) if name in self.roles]
         lacking = [name for name in lacking if not self.roles[name]["alterable"]]
@@ -426,22 +426,22 @@ class Roles:
             )
 
     def verifier(self, name: str):
-        """Return what the server stores of a password, from which it cannot be recovered."""
+        """Return what the server stores for a password, which cannot be recovered from it."""
         password, scope = self.passwords[name], self.admin
         text = extensions.encrypt_password(password, name, scope, "scram-sha-256")
         return sql.Literal(text)
 
     def alter(self, steps: list) -> None:
-        """Carry out steps that need CREATEROLE."""
+        """Run steps that need CREATEROLE."""
         if steps and not self.makes_roles:
             self.refuse_admin("CREATEROLE", steps[0][0])
         self.carry_out(self.admin, steps)
 
     def carry_out(self, connection, steps: list, together: bool = True) -> None:
-        """Run statements, and add to the plan what they do.
+        """Run statements, and add them to the plan.
 
         Args:
-            steps: Pairs: what it is, in words, and a statement.
+            steps: Pairs of a description and a statement.
             together: In one transaction.
         """
         if self.check or not steps:
@@ -457,7 +457,7 @@ class Roles:
             connection.commit()
         except psycopg2.Error as error:
             connection.rollback()
-            # Not the statement, which holds a verifier.
+            # Not the statement, which contains a verifier.
             said = (error.diag.message_primary or str(error)).strip()
             hint = f" ({error.diag.message_detail})" if error.diag.message_detail else ""
             raise Refused(
@@ -483,7 +483,7 @@ def socket_of(port: int) -> str:
 
 
 def contact(listen_addresses: str) -> str:
-    """Return an address at which a server that listens there is reached from its own host."""
+    """Return an address at which such a server is reached from its own host."""
     listed = [word.strip() for word in listen_addresses.split(",") if word.strip()]
     if not listed:
         raise Refused(
@@ -494,16 +494,16 @@ def contact(listen_addresses: str) -> str:
 
 
 def options_of(module) -> dict:
-    """Return a module's options, the passwords as text: to YAML some are numbers."""
+    """Return a module's options, passwords as text: YAML reads some as numbers."""
     words = module.params["passwords"].items()
     return module.params | {"passwords": {name: str(word) for name, word in words}}
 
 
 def has_psycopg2(python: str, needed: bool) -> bool:
-    """Tell whether psycopg2 is there. The module starts anew with a given Python that has it.
+    """Return whether psycopg2 is installed. Restarts the module with a given Python that has it.
 
     Raises:
-        Refused: It is not there, and needed.
+        Refused: It is missing, and needed.
     """
     if psycopg2 is None and os.access(python, os.X_OK) and not has_respawned():
         respawn_module(python)
@@ -517,15 +517,15 @@ def has_psycopg2(python: str, needed: bool) -> bool:
 
 
 def ask(kind: type, given: dict, check: bool) -> Roles:
-    """Do all that needs the server.
+    """Do everything that needs the server.
 
     Args:
-        kind: A class of `Roles` whose `run` does, or in check mode says, what its module is for.
+        kind: A subclass of `Roles` whose `run` does its module's work, or plans it in check mode.
 
     Returns:
-        What has run.
+        The instance that has run.
     """
-    # Neither the environment nor the files that it names are to tell libpq where to go.
+    # libpq must take its settings neither from the environment nor from files that it names.
     for name in [name for name in os.environ if name.startswith("PG")]:
         del os.environ[name]
     asked = kind(given, check)

@@ -1,4 +1,4 @@
-"""The Pythons and machines for which the locked lists have wheels (tools/lock)."""
+"""The Pythons and architectures for which the locked lists have wheels (tools/lock)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def require_python(version: tuple[int, ...], name: str, remedy: str) -> None:
 
     Args:
         version: Its version, empty if it does not run.
-        name: What the operator calls it.
-        remedy: What they do about it.
+        name: The operator's name for it.
+        remedy: What to do about it.
 
     Raises:
-        Refused: It is not among those.
+        Refused: It is not covered.
     """
     if not OLDEST <= version[:2] <= NEWEST:
         raise Refused(

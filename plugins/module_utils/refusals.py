@@ -1,4 +1,4 @@
-"""How a module says no: wanted, found, what to do."""
+"""How a module refuses: wanted, found, what to do."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from contextlib import contextmanager
 
 
 class Refused(Exception):
-    """What is wanted cannot be done, in words for the operator: wanted, found, what to do."""
+    """What is wanted cannot be done. Its message is for the operator: wanted, found, what to do."""
 
 
 @contextmanager
 def refusing(module, wanted: str = "", answer: Callable[[], dict] = dict) -> Iterator[None]:
-    """End the module with the words of what was refused inside.
+    """End the module with the message of a Refused raised within the context.
 
     Args:
         module: The AnsibleModule.
-        wanted: What an OSError stands in the way of: `Wanted <wanted>; found <the error>; …`.
-            Without it an OSError is a defect of the module's, and shows its traceback.
-        answer: Gives what the module answers besides, asked once it is refused.
+        wanted: What an OSError prevents: `Wanted <wanted>; found <the error>; …`.
+            Without it an OSError is a bug in the module, and shows its traceback.
+        answer: Returns further return values of the module, called after a refusal.
     """
     try:
         yield

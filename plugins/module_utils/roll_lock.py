@@ -1,4 +1,4 @@
-"""The lock of an instance, in which its holder says what it does, and until when at most."""
+"""The lock of an instance, in which its holder notes its step and its deadline."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.slots impo
 
 
 class Lock:
-    """The lock that whatever rolls an instance holds, and whatever writes what is wanted.
+    """The lock held by whatever rolls an instance or writes what is wanted.
 
     Args:
         instance: The instance.
         host: Its host, for the clock.
 
     Attributes:
-        waits: For which processes it has waited, a phrase each. That is reported, and no change.
+        waits: Processes it has waited for, one phrase each. Reported, but not a change.
     """
 
     def __init__(self, instance: Instance, host: Host):
@@ -33,11 +33,11 @@ class Lock:
 
     @contextmanager
     def held(self, seconds: float, step: str) -> Iterator[None]:
-        """Hold the lock; wait for another holder until that one's own deadline.
+        """Hold the lock; wait for another holder until that holder's deadline.
 
         Args:
-            seconds: How long it is held at most. It is not enforced: others are given it.
-            step: What is done first.
+            seconds: How long it is held at most. Not enforced, but published to others.
+            step: The first step.
 
         Raises:
             Refused: The other holder is past its deadline.
@@ -59,12 +59,12 @@ class Lock:
                 self.file.truncate(0)
 
     def look_at_holder(self) -> None:
-        """Note for which process this one waits. Raises Refused if that is past its deadline."""
+        """Note the process that this one waits for. Raises Refused if it is past its deadline."""
         self.file.seek(0)
         try:
             holder = json.loads(self.file.read())
         except ValueError:
-            return  # between taking the lock and writing who took it
+            return  # between taking the lock and writing its holder
         left_by_a_killed_run = not Path(f"/proc/{holder['pid']}").exists()
         if self.host.now() > holder["until"] and not left_by_a_killed_run:
             raise Refused(
@@ -77,7 +77,7 @@ class Lock:
             self.waits.append(waited)
 
     def note(self, step: str) -> None:
-        """Say in the lock's file what its holder does next."""
+        """Write the holder's next step into the lock's file."""
         self.file.seek(0)
         self.file.truncate()
         json.dump({"pid": os.getpid(), "step": step, "until": self.until}, self.file)

@@ -1,6 +1,6 @@
-"""The two slots of an instance, blue and green: which of them serves, and what is asked of one.
+"""The two slots of an instance, blue and green: which one serves, and how to query one.
 
-Knows no other file of ours, as tests run it on hosts without Ansible.
+Imports no other file of the collection, as tests run it on hosts without Ansible.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ COLOURS = ("blue", "green")
 
 
 class Instance:
-    """The places of an instance on its host.
+    """The paths of an instance on its host.
 
     Args:
         name: Its name. Units, folders and sockets follow from it.
-        root: Folder taken for /, for the unit tests.
+        root: Folder that stands for `/`, for the unit tests.
 
     Attributes:
         config: Its folder in /etc, with the slots `wanted`, `blue` and `green`.
-        current: The link to the socket of what serves.
+        current: The link to the socket of the serving colour.
     """
 
     def __init__(self, name: str, root: Path = Path("/")):
@@ -44,18 +44,18 @@ class Instance:
         return self.root / "run" / self.name / colour / "server.sock"
 
     def linked(self) -> str:
-        """Return the colour that the link names, empty if it is missing or names something else."""
+        """Return the colour that the link names, empty if it is missing or names anything else."""
         name = Path(os.readlink(self.current)).parent.name if self.current.is_symlink() else ""
         return name if name in COLOURS else ""
 
 
 def other(colour: str) -> str:
-    """Return the other of the two colours."""
+    """Return the other colour."""
     return COLOURS[1 - COLOURS.index(colour)]
 
 
 def tree(folder: Path) -> dict[str, tuple]:
-    """Return what makes a slot what it is: kind, mode, owner, text or target of each path in it."""
+    """Return the contents of a slot: kind, mode, owner, text or target of each path in it."""
     found = {}
     for path in sorted(folder.rglob("*")):
         status = path.lstat()
@@ -71,9 +71,9 @@ def tree(folder: Path) -> dict[str, tuple]:
 
 
 def changed_at(slot: Path) -> float:
-    """Return when a file of a slot was changed for the last time, in seconds of the epoch.
+    """Return when a file of a slot was last changed, in seconds since the epoch.
 
-    A text that was there before keeps its date of modification.
+    An unchanged text keeps its modification time.
     """
     return max(path.lstat().st_ctime for path in slot.iterdir() if path.is_file())
 
@@ -86,11 +86,11 @@ def ask(
     headers: dict[str, str] | None = None,
     timeout: float = 60,
 ) -> tuple[int, bytes]:
-    """Return status and body of a server's answer to a request.
+    """Return status and body of a server's response to a request.
 
     Args:
         path: The unix socket that it listens on.
-        timeout: Seconds for each step of it.
+        timeout: Seconds for each network operation.
 
     Raises:
         OSError, http.client.HTTPException: It does not answer.
@@ -110,7 +110,7 @@ def ask(
 
 
 def settings_of(slot: Path | None) -> str:
-    """Return the settings of a slot, secret ones last, as a probe that compares takes them.
+    """Return the settings of a slot, secret ones last, in the form a comparing probe reads.
 
     If a file was deleted by hand, or there is no slot yet, there is nothing to compare with.
     """
@@ -124,11 +124,11 @@ def probe_command(
     """Return the command that runs a slot's probe as the service user, with its environment.
 
     Args:
-        words: What files/probe.py is asked for.
-        seconds: It is ended after these.
+        words: Arguments of files/probe.py.
+        seconds: Its time limit.
         more: Path of a file with environment variables that take precedence over the slot's.
     """
-    # Not the server's folder for temporary files, which each of its starts empties.
+    # Not the server's folder for temporary files, which is emptied at each of its starts.
     properties = [
         line.replace("%j", slot.name)
         for line in (slot / "mlflow.service").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""What modules ask of the system that they run on: root, Debian's family, its packages."""
+"""Requirements of modules on their host: root, Debian's family, packages."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals import Refused
 
-# Of a package between installed and not: dpkg was interrupted.
+# States of a package for which dpkg was interrupted.
 HALF = {"half-installed", "unpacked", "half-configured", "triggers-awaited", "triggers-pending"}
 
 
 def require_root() -> None:
-    """Refuse to run as anybody but root.
+    """Refuse to run as another user than root.
 
     Raises:
-        Refused: This process is not root's.
+        Refused: This process does not run as root.
     """
     if os.geteuid() != 0:
         raise Refused(f"Wanted root; found uid {os.geteuid()}; set `become: true`.")
@@ -32,7 +32,7 @@ def require_debian(
 
     Args:
         root: Folder that stands for `/`.
-        remedy: What the operator of another system does.
+        remedy: What to do on another system.
 
     Raises:
         Refused: The system is not of Debian's family.
@@ -46,20 +46,20 @@ def require_debian(
 
 
 def package_states(run: Callable[[list[str]], tuple], *names: str) -> dict[str, str]:
-    """Return {package: state} as dpkg knows them, such as `installed` or one of HALF.
+    """Return dpkg's {package: state}, such as `installed` or one of HALF.
 
     Args:
         run: Runs a command, given as a list, and returns its exit code and output first.
-        names: Names of packages, or patterns of them; without any it is all packages.
+        names: Package names or patterns; all packages without any.
     """
     show = "--showformat=${Package} ${db:Status-Status}\n"
-    # Names that dpkg does not know are sentences, on its standard error.
+    # Unknown names are reported in sentences, on standard error.
     lines = run(["dpkg-query", "--show", show, *names])[1].splitlines()
     return dict(line.split() for line in lines if line.count(" ") == 1)
 
 
 def require_packages(missing: list[str]) -> None:
-    """Refuse to go on without Debian packages.
+    """Refuse to go on if Debian packages are missing.
 
     Args:
         missing: Their names.
@@ -77,11 +77,11 @@ def require_packages(missing: list[str]) -> None:
 def execute(
     command: list, env: dict[str, str] | None = None, keep_open: tuple[int, ...] = ()
 ) -> subprocess.CompletedProcess:
-    """Run a command without input and return it as completed, whatever its exit code.
+    """Run a command without input and return its result, whatever its exit code.
 
     Args:
         env: Its whole environment; None for that of this process.
-        keep_open: Descriptors that the command holds open as well, and with them their locks.
+        keep_open: Descriptors that the command inherits, and with them their locks.
     """
     return subprocess.run(
         [str(word) for word in command],
@@ -97,12 +97,11 @@ def execute(
 def explain(
     wanted: str, said: str, failures: list[tuple[str, str, str]], last: list[str] | None = None
 ) -> Refused:
-    """Return the refusal for what a program said when it failed.
+    """Return the refusal for the output of a program that failed.
 
     Args:
-        failures: Patterns of what it says, what each means and what to do; the first that is found
-            counts.
-        last: The lines of it to show the last of, if not all.
+        failures: Patterns of its output, what each means and what to do; the first match counts.
+        last: Lines to show the end of, instead of all output.
     """
     known = ((found, remedy) for pattern, found, remedy in failures if re.search(pattern, said))
     found, remedy = next(known, ("an error", "fix what it says"))
@@ -111,5 +110,5 @@ def explain(
 
 
 def redact(text: str) -> str:
-    """Return a text without the names and passwords in its URLs."""
+    """Return a text with names and passwords removed from its URLs."""
     return re.sub(r"://[^/\s@'\"]+@", "://****@", text)

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Tell which access keys an IAM user has, and what a rotation has to do with them next."""
+"""Return an IAM user's access keys, and what a rotation has to do with them next."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ DOCUMENTATION = r"""
 module: aws_access_keys
 short_description: The access keys of an IAM user, and what a rotation has to do next
 description:
-  - Asks IAM for the keys of a user, compares them with what the hosts carry, and decides. Changes
+  - Asks IAM for the keys of a user, compares them with those on the hosts, and decides. Changes
     nothing.
   - Runs on the control side, with the credentials that boto3 finds there. Needs iam:ListAccessKeys
     and iam:GetAccessKeyLastUsed for that user.
-  - Without a user, for a store without IAM, it decides by what the hosts carry alone.
+  - Without a user, for a store without IAM, it decides by the keys on the hosts alone.
 options:
   user: {description: Name of the IAM user., type: str, default: ''}
   wanted:
-    description: Id of the key that every host is to carry. Without it nothing is decided.
+    description: Id of the key that every host is to hold. Without it nothing is decided.
     type: str
     default: ''
-  minted: {description: "Whether new keys are made here, or given.", type: bool, default: false}
+  minted: {description: "Whether new keys are made here, not given.", type: bool, default: false}
   stored:
     description:
-      - What the key file says besides the secret, all of it optional. C(access_key_id);
-        C(replaces), the key before it; and if a key was about to be made C(minting_since), seconds
-        of the epoch, and C(known), the keys then.
+      - Contents of the key file besides the secret, all optional. C(access_key_id); C(replaces),
+        the key before it; and if a key was about to be made C(minting_since), seconds since the
+        epoch, and C(known), the keys then.
     type: dict
     default: {}
   deployed: {description: Ids of the keys that hosts use., type: list, elements: str, default: []}
   retired:
-    description: Ids of the keys that hosts used before and have not dropped yet.
+    description: Ids of former keys that hosts have not dropped yet.
     type: list
     elements: str
     default: []
   soak_days:
-    description: Days that an inactive key has to be unused before it is deleted.
+    description: Days for which an inactive key has to be unused before it is deleted.
     type: float
     default: 1
 author: The mlflow-ansible developers (@mlflow-ansible)
@@ -51,29 +51,29 @@ EXAMPLES = r"""
 RETURN = r"""
 access_keys:
   description:
-    - Each key's C(id), C(active), C(created) and C(last_used), both as dates (ISO 8601); the latter
-      is null for a key that AWS has not seen yet.
+    - Each key's C(id), C(active), C(created) and C(last_used), the latter two as dates (ISO 8601);
+      C(last_used) is null for a key that AWS has not seen in use yet.
   type: list
   elements: dict
   returned: always
 mint: {description: Whether to make a new key., type: bool, returned: always}
 lost:
-  description: Keys whose secret was lost before it was kept, to be deleted before one is made.
+  description: Keys whose secret was lost before it was saved, to be deleted before one is made.
   type: list
   elements: str
   returned: always
 replaced:
-  description: Active keys, to be deactivated once no host uses them any more.
+  description: Active keys, to be deactivated once no host uses them.
   type: list
   elements: str
   returned: always
 delete: {description: Inactive keys to be deleted., type: list, elements: str, returned: always}
 waiting_until:
-  description: When the last inactive key may be deleted, in seconds of the epoch, or 0.
+  description: When the last inactive key may be deleted, in seconds since the epoch, or 0.
   type: int
   returned: always
 plan: {description: What this run does., type: str, returned: always}
-next: {description: "What is to be done after it, and when.", type: str, returned: always}
+next: {description: "What to do after it, and when.", type: str, returned: always}
 """
 
 import time
@@ -94,7 +94,7 @@ except ImportError:
     has_boto3 = False
 
 DAY = 86400
-# A key that was made within this many seconds of the intention was made by that run.
+# A key made within this many seconds of the noted intention was made by that run.
 MINTING = 900
 
 
@@ -104,7 +104,7 @@ def short(keys) -> str:
 
 
 def is_lost(key: dict, stored: dict) -> bool:
-    """Tell whether a key was made by a run that was killed before it kept the secret."""
+    """Return whether a key was made by a run that was killed before it saved the secret."""
     since = stored.get("minting_since")
     return (
         since is not None
@@ -115,7 +115,7 @@ def is_lost(key: dict, stored: dict) -> bool:
 
 
 def check(user, keys, wanted, deployed, unknown) -> None:
-    """Refuse what a rotation could only make worse."""
+    """Refuse states that a rotation could only make worse."""
     has = f"IAM user {user} has {short(keys)}"
     if wanted not in keys:
         raise Refused(
@@ -125,7 +125,7 @@ def check(user, keys, wanted, deployed, unknown) -> None:
         )
     others = [key for key in deployed if key != wanted and keys.get(key, {}).get("active")]
     if not keys[wanted]["active"]:
-        # Brought back, a key that was rotated away would take the place of its successor.
+        # A retired key that is brought back would replace its successor.
         away = (
             f", while hosts carry {short(others)}, which is active; if {short([wanted])} was "
             "rotated away, bring the vault or the key file up to date; if not, "
@@ -165,16 +165,16 @@ def decide(
     soak_days: float,
     now: float,
 ) -> dict:
-    """Say what a rotation has to do next, by what IAM and the hosts say and nothing else.
+    """Decide what a rotation has to do next, from the state of IAM and the hosts alone.
 
-    One run does one of these, and whichever it is the next run goes on from there: replace keys
-    that hosts carry by the wanted one; make a new one; delete an old one; nothing.
+    One run does one of these, and the next run goes on from there: replace keys on the hosts by
+    the wanted one; make a new one; delete an old one; nothing.
 
     Args:
-        keys: Those that IAM knows, or None for a store without IAM.
+        keys: The keys in IAM, or None for a store without IAM.
 
     Raises:
-        Refused: A person has to look first.
+        Refused: An operator has to investigate first.
     """
     if keys is None:
         ids = sorted({wanted, *deployed, *retired})
@@ -187,7 +187,7 @@ def decide(
     check(user, by_id, wanted, deployed, set(replaced) - ours)
     settled = {*deployed, *retired, *replaced} == {wanted}
 
-    # AWS does not tell since when a key is inactive; it was not before its successor was there.
+    # AWS has no date of deactivation; a key was active until its successor existed.
     unused_since = {
         key["id"]: max(key["last_used"] or key["created"], by_id[wanted]["created"])
         for key in others
@@ -206,7 +206,7 @@ def decide(
 
 
 def words(decision, user, wanted, minted, settled, ends) -> dict[str, str]:
-    """Return a decision in words: what this run does, and what comes after it."""
+    """Describe a decision: what this run does, and what comes next."""
     old, gone = short(decision["replaced"]), short(decision["delete"])
     again = (
         "To rotate, run this playbook again."
@@ -241,7 +241,7 @@ def words(decision, user, wanted, minted, settled, ends) -> dict[str, str]:
 
 
 def dated(keys: list[dict] | None) -> list[dict]:
-    """Return keys with dates that a person can read."""
+    """Return keys with human-readable dates."""
 
     def date(seconds):
         return seconds and datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
@@ -251,7 +251,7 @@ def dated(keys: list[dict] | None) -> list[dict]:
 
 
 def ask(iam, user: str) -> list[dict]:
-    """Return a user's keys as IAM has them."""
+    """Return a user's keys from IAM."""
 
     def seconds(moment):
         return moment.timestamp() if moment else None
@@ -272,7 +272,7 @@ def ask(iam, user: str) -> list[dict]:
 
 
 def refusal(error, user: str) -> str:
-    """Say what IAM, or the way to it, refused."""
+    """Return the message for an error of IAM or of the connection to it."""
     wanted = f"Wanted to ask AWS for the access keys of IAM user {user}; found"
     if not isinstance(error, ClientError):
         return (

@@ -7,11 +7,11 @@ DOCUMENTATION = r"""
 module: aws_credentials_profile
 short_description: One profile of a user's ~/.aws, proven before it is written
 description:
-  - Becomes the user, so nothing is in its reach that is not in theirs, however Ansible came here.
-  - What is to be written is tried first, out of memory. A key that is refused changes nothing, and
-    a program that starts meanwhile finds the old key or the new one, never a mixture.
-  - Notes beside a key the id of the one that it replaces, until it is told to forget it. SDKs pass
-    over options that they do not know.
+  - Becomes the user, so it can reach nothing that the user cannot, however Ansible is connected.
+  - What is to be written is tried first, from memory. A rejected key changes nothing, and a program
+    that starts in the meantime finds the old key or the new one, never a mixture.
+  - Notes beside a key the id of the one that it replaces, until O(forget) is set. SDKs ignore
+    unknown options.
 options:
   user: {description: Login of the user., type: str, required: true}
   profile: {description: Name of the profile., type: str, default: default}
@@ -23,21 +23,21 @@ options:
     choices: [looked, proven, present]
     default: present
   access_key_id:
-    description: Id of the key. Empty to take a key out; left out, the key stays as it is.
+    description: Id of the key. Empty removes a key; if omitted, the key stays as it is.
     type: str
   secret_access_key: {description: Its secret., type: str, default: ''}
   settings:
-    description: Options of the profile in C(~/.aws/config). An empty one is taken out.
+    description: Options of the profile in C(~/.aws/config). An empty one is removed.
     type: dict
     default: {}
-  forget: {description: Take out which key was replaced., type: bool, default: false}
-  probe_uri: {description: Argument of the script. Nothing if empty., type: str, default: ''}
+  forget: {description: Remove the note of the replaced key., type: bool, default: false}
+  probe_uri: {description: Argument of the script. Not run if empty., type: str, default: ''}
   probe_python:
     description: Python that runs the script. C(~) is the user's home.
     type: str
     default: /usr/bin/python3
   probe_script:
-    description: Text of the script that is called with C(artifacts) and the URI.
+    description: Text of the script, which is called with C(artifacts) and the URI.
     type: str
     default: ''
 author: The mlflow-ansible developers (@mlflow-ansible)
@@ -53,13 +53,13 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-access_key_id: {description: "Id of the key in effect, or nothing.", type: str, returned: success}
+access_key_id: {description: "Id of the key in effect, or empty.", type: str, returned: success}
 replaced_access_key_id:
-  description: Id of the key before it, or nothing.
+  description: Id of the key before it, or empty.
   type: str
   returned: success
 changed_at:
-  description: When the file was last changed, in seconds of the epoch; 0 without a file.
+  description: When the file was last changed, in seconds since the epoch; 0 without a file.
   type: int
   returned: success
 """
@@ -108,13 +108,13 @@ def block_of(blocks: list[list[str]], section: str) -> list[str]:
 
 
 def option(block: list[str], name: str) -> str:
-    """Return the value of an option, or nothing."""
+    """Return the value of an option, or an empty text."""
     found = (re.match(rf"{name}\s*[=:](.*)", line, re.I) for line in block)
     return next((match[1].strip() for match in found if match), "")
 
 
 def edited(text: str, section: str, options: dict[str, str]) -> str:
-    """Return an INI text with these options, without those that are empty, and else as it is."""
+    """Return an INI text with these options set, empty ones removed, and the rest unchanged."""
     blocks = blocks_of(text)
     block = block_of(blocks, section)
     changes = {name: value for name, value in options.items() if option(block, name) != value}
@@ -146,7 +146,7 @@ class Profile:
         self.texts = [path.read_text() if path.exists() else "" for path in self.paths]
 
     def key(self) -> dict:
-        """Return the key in effect, the one before it, and since when."""
+        """Return the key in effect, the one before it, and when it was changed."""
         block = block_of(blocks_of(self.texts[0]), self.name)
         return {
             "access_key_id": option(block, "aws_access_key_id"),
@@ -155,7 +155,7 @@ class Profile:
         }
 
     def wanted(self, key_id: str | None, secret: str, settings: dict, forget: bool) -> list[str]:
-        """Return the texts of both files as they are to be."""
+        """Return the wanted texts of both files."""
         now, key = self.key(), {}
         if key_id is not None:
             key = {"aws_access_key_id": key_id, "aws_secret_access_key": secret}
@@ -170,7 +170,7 @@ class Profile:
         ]
 
     def prove(self, texts: list[str], python: str, script: str, uri: str) -> None:
-        """Run the probe with these texts for files; raise Refused with what it says."""
+        """Run the probe with these texts as files; raise Refused with its output if it fails."""
         with in_memory(*texts) as (credentials, config):
             done = subprocess.run(
                 [python, "-", "artifacts", uri],
@@ -192,10 +192,10 @@ class Profile:
             raise Refused(done.stderr.strip() or f"The probe ended with code {done.returncode}.")
 
     def write(self, texts: list[str]) -> None:
-        """Write what differs; the key last, as the settings go with it."""
+        """Write what differs; the key last, as it depends on the settings."""
         for path, former, text in reversed(list(zip(self.paths, self.texts, texts, strict=True))):
             if text != former:
-                # A link of the user's stays one.
+                # A user's link stays a link.
                 path = Path(os.path.realpath(path))
                 path.parent.mkdir(mode=0o700, exist_ok=True)
                 write(path, text, 0o600)
@@ -204,7 +204,7 @@ class Profile:
         self.texts = texts
 
     def differs(self, texts: list[str]) -> bool:
-        """Tell whether `write` would change something."""
+        """Return whether `write` would change something."""
         open_to_others = [p for p in self.paths if p.exists() and p.stat().st_mode & 0o077]
         return texts != self.texts or bool(open_to_others)
 
@@ -214,14 +214,14 @@ def ensure(params: dict, account, check: bool) -> dict:
 
     Args:
         params: The module's options.
-        account: The user, as pwd has them.
-        check: Change and try nothing.
+        account: The user's entry in pwd.
+        check: Change nothing and try nothing.
 
     Returns:
-        Whether something changed and which key there is.
+        Whether something changed, and the key in effect.
 
     Raises:
-        Refused: The probe was refused; nothing was written.
+        Refused: The probe failed; nothing was written.
     """
     changed = False
     profile = Profile(account.pw_dir, params["profile"])
@@ -232,7 +232,7 @@ def ensure(params: dict, account, check: bool) -> dict:
             params["settings"],
             params["forget"],
         )
-        # In check mode what the probe needs may not be there yet.
+        # In check mode the probe's requirements may not exist yet.
         if params["probe_uri"] and not check:
             python = re.sub("^~(?=/)", account.pw_dir, params["probe_python"])
             profile.prove(texts, python, params["probe_script"], params["probe_uri"])

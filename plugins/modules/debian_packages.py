@@ -1,28 +1,28 @@
 #!/usr/bin/python
-"""Install the Debian packages that are missing, in one round trip and one transaction.
+"""Install missing Debian packages, in one round trip and one transaction.
 
-Not Ansible's module apt: that one installs python3-apt on the host for itself first, tells in check
-mode nothing where that is missing, does not finish an interrupted dpkg and does not wait for the
-lock of the package lists. Each of these took a task of its own around it, with its round trip.
+Ansible's module apt first installs python3-apt on the host for itself, reports nothing in check
+mode if that is missing, does not finish an interrupted dpkg and does not wait for the lock of the
+package lists. Each of these would take another task, with its round trip.
 """
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: debian_packages
-short_description: Debian packages that are missing, installed in one transaction
+short_description: Install missing Debian packages in one transaction
 description:
-  - Does nothing if all are installed. Else it finishes what an interrupted dpkg has left, fetches
-    the package lists if they are older than an hour or something is not found in them, and installs
-    the packages without what they recommend. Nothing is removed, nothing upgraded but what they
-    depend on, and no configuration file of the host is replaced.
-  - Waits for whoever holds a lock, as a new machine's first upgrade may for some minutes.
+  - Does nothing if all are installed. Otherwise finishes an interrupted dpkg, fetches the package
+    lists if they are older than an hour or lack a package, and installs the packages without their
+    recommendations. Nothing is removed, nothing but their dependencies is upgraded, and no
+    configuration file of the host is replaced.
+  - Waits for other holders of a lock, such as a new machine's first upgrade, for some minutes.
 options:
   names: {description: Names of the packages., type: list, elements: str, required: true}
   masks:
     description:
-      - Paths at which a package would put a file that is not wanted. They become links to
-        C(/dev/null) before it arrives, unless something is there.
+      - Paths of unwanted files of the packages. Before the installation they become links to
+        C(/dev/null), unless they exist.
     type: list
     elements: path
     default: []
@@ -68,10 +68,10 @@ ENVIRONMENT = {
     "DEBIAN_FRONTEND": "noninteractive",
     "APT_LISTBUGS_FRONTEND": "none",
     "APT_LISTCHANGES_FRONTEND": "none",
-    # What is said is read here; and PostgreSQL's package makes a database server in this encoding.
+    # Output is parsed here; and PostgreSQL's package creates its cluster in this encoding.
     **dict.fromkeys(["LANG", "LC_ALL"], "C.UTF-8"),
     "LANGUAGE": "",
-    # dpkg refuses to work without the folders of root's commands.
+    # dpkg refuses to work without the sbin folders.
     "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 }
 KEEP = ["--force-confdef", "--force-confold"]
@@ -84,13 +84,13 @@ INSTALL += ["--no-install-recommends", "--no-remove", "install"]
 STALE = re.compile(
     r"Unable to locate|no installation candidate|Failed to fetch|[Uu]nmet dependencies|held broken"
 )
-# On a machine that was just booted it writes apt's sources, and installs packages itself.
+# On a newly booted machine cloud-init writes apt's sources, and installs packages itself.
 FIRST_BOOT = ["timeout", str(LOCK_SECONDS), "cloud-init", "status", "--wait"]
 LOCKED = re.compile(
     r"Could not get lock (?P<file>[\w/-]+)(?:\. It is held by process (?P<holder>\d+))?"
     r"|lock was locked by .*?process(?: with pid (?P<pid>\d+))?"
 )
-# What apt and dpkg say when they fail, what that means and what to do, the most telling first.
+# Error messages of apt and dpkg, what they mean and what to do, the most specific first.
 FAILURES = [
     (
         r"No space left on device|enough free space",
@@ -139,14 +139,14 @@ class Packages:
         self.names, self.run, self.root = params["names"], run, root
         self.masks = [root / path.lstrip("/") for path in params["masks"]]
 
-    # What is found.
+    # State.
 
     def missing(self) -> list[str]:
         states = package_states(self.run)
         return [name for name in dict.fromkeys(self.names) if states.get(name) != "installed"]
 
     def plan(self) -> list[str]:
-        """Return in words what there is to do."""
+        """Describe what there is to do."""
         half = sorted(name for name, state in package_states(self.run).items() if state in HALF)
         return [f"finish {name}" for name in half if name not in self.names] + [
             f"install {name}" for name in self.missing()
@@ -162,10 +162,10 @@ class Packages:
         changed = max((file.lstat().st_mtime for file in files), default=0)
         return time.time() - fetched > LISTS_SECONDS or changed > fetched
 
-    # What is done.
+    # Changes.
 
     def apply(self) -> list[str]:
-        """Do what `plan` tells, and return it."""
+        """Carry out the plan, and return it."""
         os.umask(0o022)
         plan, said = self.plan(), ""
         if plan:
@@ -178,11 +178,11 @@ class Packages:
         return plan
 
     def wait_for_first_boot(self) -> None:
-        """Return once cloud-init has ended, however it did, if the host has one that was started.
+        """Wait until cloud-init has ended, successfully or not, if it was started on the host.
 
-        After LOCK_SECONDS it goes on: cloud-init may be what has started this run.
+        Goes on after LOCK_SECONDS, as cloud-init itself may have started this run.
         """
-        # The folder is made at each boot with it.
+        # The folder is made at each boot with cloud-init.
         if (self.root / "run/cloud-init").is_dir() and (self.root / "usr/bin/cloud-init").exists():
             self.run(FIRST_BOOT)
 
@@ -193,13 +193,13 @@ class Packages:
                 path.symlink_to("/dev/null")
 
     def finish(self) -> str:
-        """Finish what was cut off, or return what hinders that; apt installs nothing before."""
+        """Finish an interrupted dpkg, or return its errors; apt installs nothing before that."""
         code, said = self.call(FINISH)
-        # A full disk may have kept out what others depend on: apt gets that if it is given no name.
+        # A full disk may have prevented dependencies: apt installs them if it is given no name.
         return said + self.call([*INSTALL, "--fix-broken"])[1] if code else ""
 
     def install(self, names: list[str], said: str) -> None:
-        # What is wrong with the lists of some other source need not stand in the way.
+        # Errors in the lists of an unrelated source need not matter.
         old = self.lists_are_old()
         said += self.call(UPDATE)[1] if old else ""
         code, error = self.call([*INSTALL, *names])
@@ -208,15 +208,15 @@ class Packages:
             code, error = self.call([*INSTALL, *names])
         if code:
             said += error
-            # Beside these lines apt and dpkg say what they are doing.
+            # The other lines of apt and dpkg report progress.
             errors = re.findall(r"(?m)^(?:E:|W:|dpkg| \w).*", said)
             raise explain(self.wanted(), said, FAILURES, list(dict.fromkeys(errors)))
 
     def call(self, command: list[str]) -> tuple[int, str]:
-        """Run a command and return (rc, output). Waits for locks: apt itself not for all of them.
+        """Run a command and return (rc, output). Waits for locks, as apt itself does not for all.
 
         Raises:
-            Refused: A lock was not given up in time.
+            Refused: A lock was not released in time.
         """
         while True:
             code, said = self.run(command)

@@ -1,18 +1,18 @@
 #!/usr/bin/python
-"""Admit what is listed and nothing else, by a table of nftables that takes itself back."""
+"""Admit what is listed and nothing else, by an nftables table that rolls itself back."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: firewall_rules
-short_description: Inbound rules in a table of their own, tried before they are kept
+short_description: Inbound rules in their own table, tried before they are kept
 description:
-  - C(try) loads the rules and starts a timer that puts the former ones back. C(confirm), called
-    over a new connection, keeps them for good and stops the timer. What is left to do is read off
-    the host, so the next run finishes what an interrupted one began.
+  - C(try) loads the rules and starts a timer that restores the former ones. C(confirm), called
+    over a new connection, makes them permanent and stops the timer. What is left to do is read
+    from the host, so the next run finishes what an interrupted one began.
 options:
   step:
-    description: C(remove) takes away all that the other two made.
+    description: C(remove) removes all that the other two made.
     type: str
     choices: [try, confirm, remove]
     required: true
@@ -26,23 +26,23 @@ options:
       port: {description: Port., type: int, required: true}
       protocol: {description: Protocol., type: str, choices: [tcp, udp], default: tcp}
       from:
-        description: Networks, or V(samenet). All without it, nobody if it is empty.
+        description: Networks, or V(samenet). All if omitted, none if empty.
         type: list
         elements: str
   replaces:
-    description: Names of former sets that this one stands for.
+    description: Names of former sets that this one replaces.
     type: list
     elements: str
     default: []
   rollback_timeout:
-    description: Seconds from C(try) until the former rules come back.
+    description: Seconds from C(try) until the former rules are restored.
     type: int
     default: 60
 author: The mlflow-ansible developers (@mlflow-ansible)
 """
 
 EXAMPLES = r"""
-- name: Let clients in
+- name: Admit clients
   mlflow_ansible.tracking.firewall_rules:
     step: try
     rules:
@@ -76,11 +76,11 @@ from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals i
 
 MARKER = "# Written by Ansible (role firewall): edits are lost.\n"
 TABLE = "inet mlflow_firewall"
-# To add a table that is there is no error, to delete one that is not there is one.
+# Adding a table that exists is no error, deleting one that does not is.
 DELETE = f"table {TABLE}\ndelete table {TABLE}\n"
 NFT = "/usr/sbin/nft"
-# Not unshare, from which AppArmor takes the rights of root on Ubuntu 25.04 and newer.
-# Where the kernel refuses another network systemd goes on without one, so this is looked at.
+# Not unshare: on Ubuntu 25.04 and newer AppArmor removes its root rights.
+# Where the kernel refuses a network namespace systemd goes on without one, so this is checked.
 IS_APART = 'test "$(readlink /proc/self/ns/net)" != "$(readlink /proc/1/ns/net)"'
 APART = ["systemd-run", "--quiet", "--wait", "--pipe", "--collect", "--property=PrivateNetwork=yes"]
 UNIT = "mlflow-firewall.service"
@@ -88,8 +88,8 @@ ROLLBACK = "mlflow-firewall-rollback"
 SHORTEST = 15
 NOT_LOADED = 5  # systemctl's exit code
 ALL = ["0.0.0.0/0", "::/0"]
-# As root: to load rules takes CAP_NET_ADMIN in the host's own namespace of users and of networks.
-# `strict` alone was seen to leave /run open beside ProtectKernelTunables and the like.
+# As root: loading rules takes CAP_NET_ADMIN in the host's own user and network namespaces.
+# `strict` alone was seen to leave /run writable together with ProtectKernelTunables and the like.
 SANDBOX = """\
 CapabilityBoundingSet=CAP_NET_ADMIN
 NoNewPrivileges=yes
@@ -149,7 +149,7 @@ WantedBy=sysinit.target
 
 
 def networks(rule: dict, here: list[str]) -> list:
-    """Return the networks of a rule, none of them within another; `here` are the host's own."""
+    """Return the networks of a rule without nested ones; `here` are the host's own."""
     found = []
     for text in ALL if rule.get("from") is None else rule["from"]:
         for name in here if text == "samenet" else [text]:
@@ -168,7 +168,7 @@ def networks(rule: dict, here: list[str]) -> list:
 
 
 def statements(rules: list[dict], here: list[str]) -> str:
-    """Return the rules as nft reads them."""
+    """Return the rules in nft's syntax."""
     lines = set()
     for rule in rules:
         if not 1 <= rule["port"] <= 65535:
@@ -187,15 +187,15 @@ def statements(rules: list[dict], here: list[str]) -> str:
 
 
 def render(ports: list[int], sets: dict[str, str], trial: bool = False) -> str:
-    """Return the table as nft reads it, to be loaded in one transaction.
+    """Return the table in nft's syntax, to be loaded in one transaction.
 
     Args:
-        ports: Where SSH is.
-        sets: Statements by the name of their set.
-        trial: Whether connections are admitted that are older than the table.
+        ports: SSH ports.
+        sets: Statements by name of their set.
+        trial: Whether connections older than the table are admitted.
     """
-    # The kernel may have begun to follow connections only with this table: one that it has not yet
-    # seen a packet of looks like a new one, without the SYN that a new one begins with.
+    # The kernel may begin to track connections only with this table: an older one then looks new,
+    # but without the SYN that a new one starts with.
     older = "        tcp flags & (fin | syn | rst | ack) != syn accept\n" if trial else ""
     ssh = f"        tcp dport {{ {', '.join(map(str, ports))} }} accept\n" if ports else ""
     jumps = "".join(f"        jump rules_{name}\n" for name in sorted(sets))
@@ -223,7 +223,7 @@ def render(ports: list[int], sets: dict[str, str], trial: bool = False) -> str:
 
 
 def sets_of(text: str) -> dict[str, str]:
-    """Return the statements in what `render` returned, by the name of their set."""
+    """Return the statements in the output of `render`, by name of their set."""
     return dict(re.findall(r"(?ms)^    chain rules_(\S+) \{\n(.*?)^    \}\n", text))
 
 
@@ -241,14 +241,14 @@ class Firewall:
         self.params, self.run, self.root, self.proc = params, run, root, root / "proc"
         self.file = root / "etc/mlflow-firewall.nft"
         self.unit = root / "etc/systemd/system" / UNIT
-        # Gone after a reboot, as the timer is.
+        # Gone after a reboot, like the timer.
         self.trial = root / "run/mlflow-firewall/trial.nft"
         self.former = root / "run/mlflow-firewall/former.nft"
 
-    # What is found.
+    # State.
 
     def look(self) -> None:
-        """Find out what is installed, loaded, enabled and on trial, and where systemd has SSH."""
+        """Read what is installed, loaded, enabled and on trial, and systemd's ports for SSH."""
         units = [UNIT, f"{ROLLBACK}.timer", "firewalld.service", "ssh.socket"]
         properties = "--property=Id,ActiveState,UnitFileState,Listen"
         shown = self.run(["systemctl", "show", *units, properties])[1]
@@ -262,13 +262,13 @@ class Firewall:
         self.enabled = states[UNIT].get("UnitFileState") == "enabled"
         self.pending = f"{ROLLBACK}.timer" in self.active
         self.installed = (self.root / NFT[1:]).exists()
-        # systemd may listen for sshd.
+        # systemd may listen on behalf of sshd.
         self.sockets = re.findall(r"^Listen=\S*?:?(\d+) \(Stream\)", shown, re.MULTILINE)
 
     def connection(self) -> list[str]:
-        """Return the addresses and ports of the SSH connection over which this runs.
+        """Return the addresses and ports of the SSH connection that this runs over.
 
-        sudo takes them out of the environment, so the ancestors are asked.
+        sudo removes them from the environment, so the parent processes are searched.
         """
         pid = os.getpid()
         while pid > 1:
@@ -280,9 +280,9 @@ class Firewall:
         return []
 
     def ssh_ports(self) -> list[int]:
-        """Return the ports at which SSH is reached: sshd's, and the one that is in use now.
+        """Return the ports of SSH: sshd's, and the one in use now.
 
-        Not those that its sessions forward: they come and go.
+        Not those that its sessions forward, which come and go.
         """
         found = {int(port) for port in self.sockets if "ssh.socket" in self.active}
         found.update(int(port) for port in self.connection()[3:])
@@ -292,7 +292,7 @@ class Firewall:
         return sorted(found)
 
     def own_networks(self) -> list[str]:
-        """Return the networks that the host's interfaces are in."""
+        """Return the networks of the host's interfaces."""
         shown = json.loads(self.run(["ip", "-json", "address"])[1])
         return [
             str(ipaddress.ip_interface(f"{address['local']}/{address['prefixlen']}").network)
@@ -302,9 +302,9 @@ class Firewall:
         ]
 
     def listing(self, text: str | None = None):
-        """Return the table as the kernel has it, or None; or as it would have this text.
+        """Return the table as listed by the kernel, or None; or how it would list a text.
 
-        The text is loaded where no packet comes: in a network that ends with the command.
+        The text is loaded in a network namespace without traffic, which ends with the command.
         """
         show = [NFT, "--json", "--stateless", "list", "table", *TABLE.split()]
         if text is None:
@@ -325,10 +325,10 @@ class Firewall:
                 thing.pop("handle", None)
         return found
 
-    # What is refused.
+    # Checks.
 
     def check_others(self) -> None:
-        """Refuse a host that has another firewall manager, and files that we did not write."""
+        """Refuse a host with another firewall manager, and files that this role did not write."""
         enabled = re.search(r"(?mi)^ENABLED=yes", read(self.root / "etc/ufw/ufw.conf") or "")
         for name, there, off in (
             ("firewalld", "firewalld.service" in self.active, "systemctl disable --now firewalld"),
@@ -345,10 +345,10 @@ class Firewall:
                     f"Wanted {path} to be this role's, or absent; found another's; move it away."
                 )
 
-    # What is done.
+    # Changes.
 
     def plan(self) -> list[str]:
-        """Return what is to be done, or refuse it. Changes nothing."""
+        """Return what is to be done, or raise Refused. Changes nothing."""
         self.look()
         self.check_others()
         name, rules = self.params["name"], self.params["rules"]
@@ -363,7 +363,7 @@ class Firewall:
             )
         near = any("samenet" in (rule.get("from") or []) for rule in rules)
         lines = statements(rules, self.own_networks() if near else [])
-        # Another set may be on trial at this moment, by the same play.
+        # Another set of the same play may be on trial.
         sets = sets_of(read(self.trial if self.pending else self.file) or "")
         others = {n: sets[n] for n in sets if n not in [name, *self.params["replaces"]]}
         self.sets = others | ({name: lines} if lines else {})
@@ -378,13 +378,13 @@ class Firewall:
         return plan + ["load"] * (not loaded)
 
     def try_out(self, plan: list[str]) -> None:
-        """Load the rules, to be taken back unless they are confirmed."""
+        """Load the rules, to be rolled back unless they are confirmed."""
         if not plan:
             return
         if "install" in plan:
             raise Refused("Wanted nft; found none; run `apt-get install nftables`.")
         if self.pending:
-            # What a killed run has left, or another set's trial, which this one now contains.
+            # Left by a killed run, or the trial of another set, which this one contains.
             self.must(NFT, "-f", str(self.former))
             self.stop_timer()
         self.trial.parent.mkdir(mode=0o700, exist_ok=True)
@@ -402,13 +402,13 @@ class Firewall:
         self.must(NFT, "-f", str(self.trial))
 
     def over(self) -> str:
-        """Return a comment that says over which connection this runs."""
+        """Return a comment that names the connection this runs over."""
         return f"# tried over: {' '.join(self.connection())}\n"
 
     def confirm(self, plan: list[str]) -> None:
-        """Keep what is on trial for good."""
+        """Make the rules on trial permanent."""
         if not plan:
-            # Confirmed with another set that was on trial.
+            # Confirmed along with another set on trial.
             return
         seconds = self.params["rollback_timeout"]
         tried = read(self.trial) or ""
@@ -425,7 +425,7 @@ class Firewall:
             )
         self.unit.parent.mkdir(parents=True, exist_ok=True)
         write(self.file, self.text, 0o644)
-        # From here on the timer, should it still strike, loads what is confirmed.
+        # From here on the timer, should it still fire, loads the confirmed rules.
         write(self.former, self.text, 0o644)
         write(self.unit, UNIT_TEXT, 0o644)
         self.must("systemctl", "daemon-reload")
@@ -459,13 +459,13 @@ class Firewall:
             shutil.rmtree(self.trial.parent)
 
     def stop_timer(self) -> None:
-        """Stop what would put the former rules back."""
+        """Stop the timer that would restore the former rules."""
         for kind in ("timer", "service"):
-            # Without its timer, which may strike at this moment, the service is unloaded.
+            # The service is unloaded without its timer, which may fire at this moment.
             self.must("systemctl", "stop", f"{ROLLBACK}.{kind}", fine=(0, NOT_LOADED))
 
     def must(self, *command: str, fine: tuple[int, ...] = (0,)) -> None:
-        """Run a command, and refuse to go on if its exit code is not one of those."""
+        """Run a command; raise Refused unless its exit code is one of `fine`."""
         code, _, output = self.run(list(command))
         if code not in fine:
             raise Refused(

@@ -1,31 +1,31 @@
 #!/usr/bin/python
-"""Make a virtualenv of MLflow for a person, who owns it and goes on installing packages into it."""
+"""Make an MLflow virtualenv for a user, who owns it and may install further packages into it."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: mlflow_client_virtualenv
-short_description: A virtualenv of MLflow that its user owns
+short_description: An MLflow virtualenv that its user owns
 description:
-  - Makes a virtualenv, installs what a hash-locked list of requirements names, and further
-    packages, and gives an environment to every Python that is started from it.
-  - All that is in the user's reach is looked at and changed as that user, never as root.
-  - What the user has installed or changed there stays. The list is installed again when it, or the
-    version of Python, has changed, or MLflow is gone.
-  - A folder C(.mlflow_client) in the virtualenv says how far a run has come, so one that was killed
-    is finished by the next.
+  - Makes a virtualenv, installs a hash-locked list of requirements and further packages, and sets
+    environment variables for every Python started from it.
+  - All that the user can write to is read and changed as that user, never as root.
+  - What the user has installed or changed there stays. The list is installed again if it or the
+    version of Python has changed, or MLflow is gone.
+  - A folder C(.mlflow_client) in the virtualenv records the progress, so a killed run is finished
+    by the next.
 options:
-  user: {description: Login of the person., type: str, required: true}
+  user: {description: Login of the user., type: str, required: true}
   path: {description: Folder of the virtualenv; C(~) is the user's home., type: str, required: true}
   requirements: {description: Text of the hash-locked list., type: str, required: true}
   packages: {description: Further packages., type: list, elements: str, default: []}
-  environment: {description: Variables that are set unless the caller has., type: dict, default: {}}
-  directory: {description: Another folder of the user's to make., type: str, default: ''}
+  environment: {description: Variables to set unless already set., type: dict, default: {}}
+  directory: {description: Another folder to make for the user., type: str, default: ''}
   ca:
     description: >-
-      Certificates in PEM, kept as C(.mlflow_client/ca-X.pem), X the beginning of their SHA-256.
-      Once the environment names it, files of that kind with a former text get the same, as
-      programs that run may read one for days.
+      Certificates in PEM, stored as C(.mlflow_client/ca-X.pem), X the start of their SHA-256.
+      Once the environment names it, former files of that kind get the same text, as running
+      programs may read them for days.
     type: str
     default: ''
 author: The mlflow-ansible developers (@mlflow-ansible)
@@ -41,12 +41,12 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-user: {description: Login of the person., type: str, returned: success}
+user: {description: Login of the user., type: str, returned: success}
 home: {description: Home folder of the user., type: str, returned: success}
 path: {description: Path of the virtualenv., type: str, returned: success}
 directory: {description: Path of the other folder., type: str, returned: success}
 packages:
-  description: Debian packages that are missing for it.
+  description: Debian packages that it needs and that are missing.
   type: list
   elements: str
   returned: success
@@ -97,13 +97,13 @@ from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.system imp
 
 PYTHON = "/usr/bin/python3"
 CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt"
-# Seconds after which a run that is at work in the virtualenv is not waited for any longer.
+# Seconds to wait for another run in the virtualenv.
 LOCK_SECONDS = 900
-# Ours in the virtualenv: how far we are, and room for temporary files.
+# This module's folder in the virtualenv, for its progress and temporary files.
 OURS = ".mlflow_client"
-# Read by every Python that starts from the virtualenv: site.py runs its lines.
+# Read by every Python started from the virtualenv: site.py runs its lines.
 SETTINGS = "mlflow_client.pth"
-# Nothing of it is known: which index pip uses is up to the machine.
+# General, as the machine decides which index pip uses.
 FAILURES = [
     (
         "",
@@ -115,7 +115,7 @@ FAILURES = [
 
 
 def settings_text(environment: dict) -> str:
-    """Return the line that sets these variables where they are not set already."""
+    """Return the line that sets these variables unless they are already set."""
     words = [f"os.environ.setdefault({ascii(k)}, {ascii(str(v))})" for k, v in environment.items()]
     return "; ".join(["import os", *words]) + "\n"
 
@@ -136,7 +136,7 @@ def locked_version(requirements: str) -> str:
 
 
 class Virtualenv:
-    """The virtualenv as its user sees it; runs as that user.
+    """The virtualenv as seen by its user; runs as that user.
 
     Args:
         params: The module's parameters, `path` and `directory` absolute.
@@ -157,7 +157,7 @@ class Virtualenv:
         self.python_version = self.find_python()
         self.site = self.path / f"lib/python{self.python_version}/site-packages"
 
-    # What is found.
+    # State.
 
     def check_home(self):
         home = Path(self.account.pw_dir)
@@ -182,7 +182,7 @@ class Virtualenv:
             ) from None
 
     def find_python(self) -> str:
-        """Return the version of the interpreter, and note the Debian packages that are missing."""
+        """Return the version of the interpreter, and note missing Debian packages."""
         code = (
             "import importlib.util as u, sys; "
             "print(*sys.version_info[:2], int(bool(u.find_spec('ensurepip'))))"
@@ -204,7 +204,7 @@ class Virtualenv:
         return dotted(tuple(version))
 
     def state(self) -> dict:
-        """Return how far we are; raise Refused if the folder is not ours."""
+        """Return the recorded progress; raise Refused if the folder was not made by this module."""
         if (self.path / OURS).is_dir():
             with contextlib.suppress(OSError, ValueError):
                 return json.loads(self.state_file.read_text())
@@ -217,11 +217,11 @@ class Virtualenv:
         return {}
 
     def is_whole(self) -> bool:
-        """Tell whether Python and pip are there; what its user has deleted is made again."""
+        """Return whether Python and pip exist; what the user has deleted is made again."""
         return (self.path / "bin/python").exists() and (self.site / "pip/__main__.py").exists()
 
     def plan(self) -> list[str]:
-        """Return in words what there is to do."""
+        """Describe what there is to do."""
         state, plan = self.state(), []
         if state.get("python") != self.python_version or not self.is_whole():
             state = {}
@@ -242,7 +242,7 @@ class Virtualenv:
         return plan
 
     def former_cas(self) -> list[Path]:
-        """Return the files with former certificates, by whose names programs that run find them."""
+        """Return the files with former certificates, which running programs still use."""
         text, files = self.params["ca"], (self.path / OURS).glob("ca-*.pem")
         return [file for file in files if self.ca not in (None, file) and file.read_text() != text]
 
@@ -251,19 +251,19 @@ class Virtualenv:
             return (self.site / SETTINGS).read_text()
         return ""
 
-    # What is done.
+    # Changes.
 
     def apply(self) -> list[str]:
-        """Do what `plan` tells, and return it."""
+        """Carry out the plan, and return it."""
         if not self.plan():
             return []
         require_packages(self.packages)
         os.umask(0o022)
         (self.path / OURS).mkdir(parents=True, exist_ok=True)
         with locked(self.path / OURS, LOCK_SECONDS, self.refusal) as lock:
-            # What a killed run has started still holds the lock, until it ends.
+            # What a killed run has started still holds the lock until it ends.
             self.keep_open = (lock,)
-            # Another run may have done it meanwhile.
+            # Another run may have done it in the meantime.
             plan, state = self.plan(), self.state()
             if "make the virtualenv" in plan:
                 state = self.make(state)
@@ -295,9 +295,9 @@ class Virtualenv:
         )
 
     def make(self, state: dict) -> dict:
-        """Make the virtualenv itself, and return how far we are then."""
+        """Make the virtualenv itself, and return the new progress."""
         if state == {"making": True}:
-            # What a killed run has left, and nobody has used yet.
+            # Left by a killed run, and not used yet.
             for entry in self.path.iterdir():
                 if entry.is_symlink() or entry.is_file():
                     entry.unlink()
@@ -311,17 +311,17 @@ class Virtualenv:
         return state
 
     def note(self, state: dict, **further):
-        """Write down how far we are."""
+        """Record the progress."""
         state |= further
         self.put(self.state_file, json.dumps(state))
 
     def put(self, file: Path, text: str):
-        """Write a file that every program of the machine may read."""
+        """Write a file that every program on the machine may read."""
         write(file, text, 0o644)
 
     def install(self, options: list, **lists: str):
-        """Let pip install what the lists name, from where pip is set to on this machine."""
-        # pip writes INSTALLER after all else: a package without it is one that a killed run left.
+        """Let pip install the lists, from the index configured on this machine."""
+        # pip writes INSTALLER last: a package without it was left by a killed run.
         for half in self.site.glob("*.dist-info"):
             if not (half / "INSTALLER").exists():
                 shutil.rmtree(half)
@@ -337,7 +337,7 @@ class Virtualenv:
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             **{"PIP_USER": "0", "REQUESTS_CA_BUNDLE": CA_BUNDLE},
         }
-        # Compiled when first imported, which costs its user some seconds once.
+        # Compiled at the first import, which costs the user some seconds once.
         command = [self.path / "bin/python", "-I", "-m", "pip", "install", "--no-compile"]
         try:
             self.must("pip to install the packages", [*command, *options], env)

@@ -1,71 +1,71 @@
 #!/usr/bin/python
-"""Make MLflow's tables in an empty PostgreSQL database, or look whether a server would work."""
+"""Make MLflow's tables in an empty PostgreSQL database, or check whether a server would work."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: mlflow_database
-short_description: Make MLflow's tables in an empty PostgreSQL database, or look
+short_description: Make MLflow's tables in an empty PostgreSQL database, or check
 description:
-  - Logs in as the owner of the database and, if MLflow's tables are not there, makes them with the
-    release. A database that holds something is never changed.
-  - Or looks, with the settings of a server that is not there yet, at its databases and its artifact
-    store, as far as that can be asked without a change.
-  - Passwords and files are kept in memory, and nowhere on the host.
+  - Logs in as the owner of the database and, if MLflow's tables do not exist, makes them with the
+    release. A database that is not empty is never changed.
+  - Or checks the databases and the artifact store of a server that does not run yet, with its
+    settings, as far as that is possible without a change.
+  - Passwords and files are kept in memory only.
 options:
   release:
-    description: Path of the virtualenv whose MLflow does it.
+    description: Path of the virtualenv whose MLflow is used.
     type: path
     required: true
   script:
-    description: Text of the Python script that does it, C(probe.py).
+    description: Text of the Python script to run, C(probe.py).
     type: str
     required: true
   what:
     description:
-      - Which tables, those of C(tracking), or those of users and their permissions, MLflow's own
-        (C(users)) or those of mlflow-oidc-auth (C(oidc)). C(look) makes none.
+      - Which tables to make, C(tracking), or those of users and permissions, MLflow's own
+        (C(users)) or mlflow-oidc-auth's (C(oidc)). C(look) makes none and only checks.
     type: str
     choices: [tracking, users, oidc, look]
     default: tracking
   environment:
-    description: How libpq finds the database and who logs in, C(PGHOST), C(PGUSER) and so on.
+    description: Variables of libpq for the connection, C(PGHOST), C(PGUSER) and so on.
     type: dict
     default: {}
   password:
-    description: The password for that.
+    description: The password for the connection.
     type: str
     default: ''
   settings:
     description:
-      - All variables of a server, to look with. As one text, since of a secret value each
-        occurrence in an error would be crossed out, such as a 2.
+      - All variables of a server, for a check. As one text, as each occurrence of a secret
+        value, such as a 2, would be masked in errors.
     type: json
   files:
-    description: Texts of files, by the variables that name their paths, such as C(PGSSLROOTCERT).
+    description: Texts of files, by the variable that holds their path, such as C(PGSSLROOTCERT).
     type: dict
     default: {}
   may_be_made:
-    description: A run makes database and roles before this, which check mode does not.
+    description: Whether the run makes database and roles first, which check mode does not.
     type: bool
     default: false
   user:
-    description: Who looks, by default root. The rights and the home of the server's user count.
+    description: User to check as, by default root. Give the server's, for its rights and home.
     type: str
     default: ''
   former:
-    description: Slot that serves, with which a look compares.
+    description: The serving slot, with which a check compares.
     type: path
   allow:
     description:
-      - What a look lets pass, artifacts that would not be found any more (C(any-artifact-root)) and
+      - What a check tolerates, artifacts that would no longer be found (C(any-artifact-root)) and
         a database without tables (C(no-tables)).
     type: list
     elements: str
     choices: [any-artifact-root, no-tables]
     default: []
   timeout:
-    description: Seconds within which a look must end.
+    description: Timeout of a check in seconds.
     type: int
     default: 120
 author: The mlflow-ansible developers (@mlflow-ansible)
@@ -93,7 +93,7 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.files import in_memory
 from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.slots import settings_of
 
-# With this code the script tells that the database did not let it in, or not with every right.
+# Exit code of the script if the database refused its login, or it lacks a right.
 NOT_LET_IN = 2
 SILENT = (
     "Wanted database and artifact store to answer within {seconds} s; found that they do not; let "
@@ -102,7 +102,7 @@ SILENT = (
 
 
 def environment_of(given: dict) -> dict[str, str]:
-    """Return the variables that are given, without those that name files."""
+    """Return the given variables, without those that name files."""
     found = {"MLFLOW_BACKEND_STORE_URI": "postgresql+psycopg2://"}
     found |= given["environment"] | json.loads(given["settings"] or "{}")
     found |= {"PGPASSWORD": given["password"]} if given["password"] else {}
@@ -112,11 +112,11 @@ def environment_of(given: dict) -> dict[str, str]:
 def run(given: dict, words: list[str]) -> tuple[int, str, str]:
     """Run the script; return code, output and error.
 
-    Root's environment nobody else can read, and a service user's only itself.
+    Only root can read root's environment; a service user's can also be read by that user.
 
     Raises:
-        OSError, KeyError: The release or the user is not there.
-        subprocess.TimeoutExpired: It does not end.
+        OSError, KeyError: The release or the user does not exist.
+        subprocess.TimeoutExpired: It does not end in time.
     """
     user = pwd.getpwnam(given["user"]) if given["user"] else pwd.getpwuid(os.getuid())
     home, as_user = "/nonexistent", {}
@@ -124,17 +124,17 @@ def run(given: dict, words: list[str]) -> tuple[int, str, str]:
         home = user.pw_dir
         as_user = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
     settings = {"HOME": home, "PATH": os.defpath}
-    # Nothing is written beside the release, and nothing imported from where it is started.
+    # Nothing is written into the release, and nothing imported from the working directory.
     settings |= {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONSAFEPATH": "1"}
     with in_memory(given["script"], *map(str, given["files"].values())) as paths:
         opened = [int(Path(path).name) for path in paths]
         for file in opened:
             os.fchown(file, user.pw_uid, user.pw_gid)
-            # libpq wants a key to be its owner's alone.
+            # libpq requires that only its owner can read a key.
             os.fchmod(file, 0o400)
         if not given["user"]:
-            # A program that the script starts has them by this process alone, which another user
-            # may not look into.
+            # A program started by the script can open them only through this process, which other
+            # users may not inspect.
             paths = [path.replace("self", str(os.getpid())) for path in paths]
         script, *files = paths
         settings |= dict(zip(given["files"], files, strict=True)) | environment_of(given)
@@ -155,7 +155,7 @@ def run(given: dict, words: list[str]) -> tuple[int, str, str]:
 
 
 def worth_a_look(environment: dict[str, str]) -> list[str]:
-    """Return what there is that a look could find wrong."""
+    """Return what a check can cover."""
     found = []
     local = re.match(r"sqlite(\+\w+)?:///([^?]*)", environment["MLFLOW_BACKEND_STORE_URI"])
     if not local or os.path.exists(local[2]):
@@ -168,7 +168,7 @@ def worth_a_look(environment: dict[str, str]) -> list[str]:
 
 
 def look(module: AnsibleModule, given: dict) -> None:
-    """Look as far as possible; fail with what a run would fail with."""
+    """Check as far as possible; fail the way a run would fail."""
     unseen = worth_a_look(environment_of(given))
     if not unseen:
         return
@@ -179,7 +179,7 @@ def look(module: AnsibleModule, given: dict) -> None:
         except (OSError, KeyError) as stopped:
             why = str(stopped)
         except subprocess.TimeoutExpired as stopped:
-            # Bytes, whatever was asked for.
+            # Bytes, even with text=True.
             said = (stopped.stderr or b"").decode(errors="replace")
             code, error = 1, f"{said}{SILENT.format(seconds=given['timeout'])}"
     else:
@@ -217,7 +217,7 @@ def main() -> None:
         look(module, given)
         module.exit_json(changed=False)
     if module.check_mode and not os.path.exists(f"{given['release']}/bin/python"):
-        module.exit_json(changed=True)  # nothing can ask the database before there is a release
+        module.exit_json(changed=True)  # without a release nothing can query the database
     code, said, error = run(
         given, ["is-empty" if module.check_mode else "initialise", given["what"]]
     )

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Write folders, files and links in one round trip, each file at once or not at all."""
+"""Write folders, files and links in one round trip, each file atomically."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ DOCUMENTATION = r"""
 module: mlflow_files
 short_description: Write folders, files and links in one round trip
 description:
-  - Does what a C(copy), C(template) or C(file) task an entry would do, in one module run instead of
-    one or two each.
-  - A file takes the place of its former self in one step, with its owner and mode, so that nobody
-    ever reads half of it. What is right already is left alone.
+  - Does what one C(copy), C(template) or C(file) task per entry would do, in one module run instead
+    of one or two each.
+  - A file is replaced in one step, with its owner and mode, so that readers never see half of it.
+    What is already right is left alone.
 options:
   group:
     description: Group of everything written.
     type: str
     required: true
   folders:
-    description: Folders, in the order in which they are made. Their parents are there.
+    description: Folders, in the order in which they are made. Their parents must exist.
     type: list
     elements: dict
     default: []
@@ -26,11 +26,11 @@ options:
       mode: {description: Its mode in octal., type: str, required: true}
       owner: {description: Its owner., type: str, default: root}
   into:
-    description: Folder that files and links are in. What else is in it is removed.
+    description: Folder of the files and links. Anything else in it is removed.
     type: path
     required: true
   lock:
-    description: File whose lock is held while files and links are written, none if empty.
+    description: File whose lock is held while files and links are written, no lock if empty.
     type: str
     default: ''
   files:
@@ -43,7 +43,7 @@ options:
       mode: {description: Its mode in octal., type: str, required: true}
       owner: {description: Its owner., type: str, default: root}
       keep:
-        description: Leave the text of a file that is there, or take it from C(keep_from).
+        description: Keep the text of an existing file, or take it from C(keep_from).
         type: bool
         default: false
       keep_from:
@@ -53,8 +53,8 @@ options:
         default: []
   texts:
     description:
-      - The text of each file, by its name. Never shown, and kept out of the host's journal, where
-        Ansible notes the other options as they are.
+      - The text of each file, by name. Never shown, and kept out of the host's journal, where
+        Ansible logs the other options as they are.
     type: dict
     default: {}
   links:
@@ -82,7 +82,7 @@ EXAMPLES = r"""
 """
 
 RETURN = r"""
-written: {description: Paths that were not as they should be., type: list, returned: always}
+written: {description: Paths that were not as wanted., type: list, returned: always}
 """
 
 import grp
@@ -100,11 +100,11 @@ from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.locks impo
 
 
 class Writer:
-    """Bring paths to a wanted state and keep a list of those that were not in it.
+    """Bring paths into their wanted state and list those that were not.
 
     Args:
         group: Name of the group of everything.
-        check: Change nothing, only tell.
+        check: Change nothing, only report.
     """
 
     def __init__(self, group: str, check: bool):
@@ -113,7 +113,7 @@ class Writer:
         self.written: list[str] = []
 
     def ids(self, owner: str) -> tuple[int, int] | None:
-        """Return uid and gid, or None in check mode on a host where the user is not made yet."""
+        """Return uid and gid, or None in check mode if the user does not exist yet."""
         try:
             return pwd.getpwnam(owner).pw_uid, grp.getgrnam(self.group).gr_gid
         except KeyError:
@@ -122,14 +122,14 @@ class Writer:
             raise
 
     def is_right(self, path: Path, kind: int, mode: int, ids: tuple[int, int] | None) -> bool:
-        """Tell whether a path is of that kind (S_IFDIR, S_IFREG), mode and owner."""
+        """Return whether a path has that kind (S_IFDIR, S_IFREG), mode and owner."""
         if not os.path.lexists(path):
             return False
         found = path.lstat()
         return found.st_mode == kind | mode and (found.st_uid, found.st_gid) == ids
 
     def folder(self, path: str, mode: str, owner: str) -> None:
-        """Make a folder, or give the one that is there its owner and mode."""
+        """Make a folder, or set owner and mode of an existing one."""
         place, ids = Path(path), self.ids(owner)
         if self.is_right(place, stat.S_IFDIR, int(mode, 8), ids):
             return
@@ -142,7 +142,7 @@ class Writer:
     def file(
         self, path: str, content: str, mode: str, owner: str, keep: bool, keep_from: tuple = ()
     ) -> None:
-        """Write a file; one that is to be kept with the text that is there, or in another place."""
+        """Write a file; one to be kept with its existing text, here or elsewhere."""
         place, ids = Path(path), self.ids(owner)
         self.clear(place)
         there = place.is_file() and not place.is_symlink()
@@ -164,14 +164,14 @@ class Writer:
             beside(place).unlink(missing_ok=True)
 
     def only(self, folder: str, names: set[str]) -> None:
-        """Remove what is in a folder under another name. Folders in it are nobody's: OSError."""
+        """Remove entries of a folder with other names. A subfolder is unexpected: OSError."""
         for name in sorted(set(os.listdir(folder)) - names if os.path.isdir(folder) else ()):
             self.written.append(f"{folder}/{name}")
             if not self.check:
                 os.unlink(f"{folder}/{name}")
 
     def link(self, path: str, target: str) -> None:
-        """Make a symbolic link beside its place, then put it there."""
+        """Make a symbolic link beside its place, then move it there."""
         place = Path(path)
         self.clear(place)
         if place.is_symlink() and os.readlink(place) == target:
@@ -219,7 +219,7 @@ def main() -> None:
             writer.folder(path, entry["mode"], entry["owner"])
         path = given["lock"]
         if path and not module.check_mode:
-            # A roll that reads what is written here holds it too. Released when this process ends.
+            # Also held by a roll that reads what is written here. Released when this process ends.
             Path(path).touch(0o600)
             hold(path)
         for entry in given["files"]:

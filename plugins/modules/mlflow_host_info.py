@@ -1,32 +1,32 @@
 #!/usr/bin/python
-"""Tell what a host has for an MLflow instance, in one round trip."""
+"""Return the state of a host for an MLflow instance, in one round trip."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: mlflow_host_info
-short_description: What a host has for an MLflow instance
+short_description: The state of a host for an MLflow instance
 description:
-  - Reads init system, memory and cores, who owns what the instance would use, and which colour
-    serves with which key and login. Changes nothing, and returns no secret.
+  - Reads init system, memory and cores, the owners of what the instance would use, and which
+    colour serves with which key and login. Changes nothing, and returns no secret.
 options:
   user:
     description: Name of the service user.
     type: str
     required: true
   home:
-    description: Its home, which it or root may own.
+    description: Its home, which must be owned by it or by root.
     type: path
     required: true
   config:
-    description: Its folder in C(/etc), which nobody but root may own.
+    description: Its folder in C(/etc), which must be owned by root.
     type: path
     required: true
 author: The mlflow-ansible developers (@mlflow-ansible)
 """
 
 EXAMPLES = r"""
-- name: Look at the host
+- name: Read the state of the host
   mlflow_ansible.tracking.mlflow_host_info:
     user: mlflow
     home: /var/lib/mlflow
@@ -39,42 +39,42 @@ systemd: {description: Whether systemd is the init., type: bool, returned: alway
 init: {description: Command name of process 1., type: str, returned: always}
 memory_mb: {description: MemTotal in MB., type: int, returned: always}
 disk_mb: {description: Size in MB of the disk for the home., type: int, returned: always}
-cores: {description: Processors that may be used., type: int, returned: always}
-user: {description: The user that was asked for., type: str, returned: always}
-has_user: {description: Whether it is there as the role makes it., type: bool, returned: always}
-place: {description: "Tells this host and instance from all others.", type: str, returned: always}
-foreign: {description: "What somebody else holds, a phrase each.", type: list, returned: always}
+cores: {description: Usable processors., type: int, returned: always}
+user: {description: The option O(user)., type: str, returned: always}
+has_user: {description: Whether it exists as the role makes it., type: bool, returned: always}
+place: {description: "Unique to this host and instance.", type: str, returned: always}
+foreign: {description: "What other users own, one phrase each.", type: list, returned: always}
 serving: {description: "The colour that the link names, or empty.", type: str, returned: always}
 slots:
   description:
-    - For each of wanted, blue and green that there is, C(access_key_id), C(login), and by the name
-      of each file since when it has its text, in seconds of the epoch.
+    - For each existing slot of wanted, blue and green, C(access_key_id), C(login), and by the name
+      of each file when its text was last changed, in seconds since the epoch.
   type: dict
   returned: always
 serves:
   description:
-    - Of the slot that serves, without a secret, empty if none does - C(store), where its metadata
-      are; C(holds), whether there is something in it; C(login), C(basic), C(oidc) or C(none);
-      C(tls), whether it is reached by https alone.
+    - Facts of the serving slot, without secrets, empty if none serves - C(store), where its
+      metadata are; C(holds), whether that is not empty; C(login), C(basic), C(oidc) or C(none);
+      C(tls), whether it is reached by https only.
   type: dict
   returned: always
-access_key_id: {description: That of the slot that serves., type: str, returned: always}
-login: {description: That of the slot that serves., type: str, returned: always}
+access_key_id: {description: That of the serving slot., type: str, returned: always}
+login: {description: That of the serving slot., type: str, returned: always}
 installed:
-  description: When the slot that serves was filled, in seconds of the epoch, 0 if none serves.
+  description: When the serving slot was filled, in seconds since the epoch, 0 if none serves.
   type: float
   returned: always
 started:
-  description: When the oldest process that serves was started, in the same, 0 if there is none.
+  description: When the oldest serving process was started, likewise, 0 if there is none.
   type: float
   returned: always
-others: {description: Processes of the colour that does not serve., type: list, returned: always}
+others: {description: Processes of the idle colour., type: list, returned: always}
 instances:
-  description: Whether it serves, by the name of each instance on the host.
+  description: Whether each instance on the host serves, by name.
   type: dict
   returned: always
 releases_unused:
-  description: Names of the releases that are beside that of the slot and in no slot.
+  description: Names of the releases in the same folder that no slot uses.
   type: list
   returned: always
 """
@@ -100,28 +100,28 @@ from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.slots impo
 )
 
 GROUPS = Path("/sys/fs/cgroup")
-# As the role mlflow_venv calls them.
+# As named by the role mlflow_venv.
 RELEASE = re.compile(r"^[0-9].*-cp[0-9]+-[0-9a-f]{8}$")
 INSTANCE = re.compile(r"mlflow(-[a-z0-9]+)*$")
-# nginx's user, Debian's and nginx.org's: it stays in the group of a service user who was removed.
+# nginx's user, Debian's and nginx.org's: it stays in the group of a removed service user.
 FRONTS = {"www-data", "nginx"}
 
 
 def memory_mb(meminfo: str) -> int:
-    """Return MemTotal in MB from the text of /proc/meminfo, which counts in KiB."""
+    """Return MemTotal in MB from the text of /proc/meminfo, which is in KiB."""
     fields = dict(line.split(":", 1) for line in meminfo.splitlines() if ":" in line)
     return int(fields["MemTotal"].split()[0]) // 1024
 
 
 def disk_mb(path: str) -> int:
-    """Return the size in MB of the file system that a path, or its nearest parent, is on."""
+    """Return the size in MB of the file system of a path, or of its nearest existing parent."""
     there = next(each for each in (Path(path), *Path(path).parents) if each.exists())
     found = os.statvfs(there)
     return found.f_blocks * found.f_frsize // 1_000_000
 
 
 def owner(path: str) -> str:
-    """Return the name of a path's owner, or the number of an owner without a name."""
+    """Return the name of a path's owner, or its uid if it has no name."""
     uid = os.lstat(path).st_uid
     try:
         return pwd.getpwuid(uid).pw_name
@@ -130,7 +130,7 @@ def owner(path: str) -> str:
 
 
 def foreign(user: str, home: str, root_folders: list[str]) -> list[str]:
-    """Say what anybody but root and the service user holds of an instance's places."""
+    """Return what others than root and the service user own of an instance's paths."""
     found = []
     if os.path.islink(home):
         found.append(f"{home}, a link to {os.path.realpath(home)}, which is to be named itself")
@@ -144,7 +144,7 @@ def foreign(user: str, home: str, root_folders: list[str]) -> list[str]:
     try:
         other_home = pwd.getpwnam(user).pw_dir
     except KeyError:
-        # Those who are added once the user is there were added on purpose.
+        # Members added after the user was made were added on purpose.
         others = members(user) - FRONTS
         return found + [f"a group {user} with {', '.join(sorted(others))} in it"] * bool(others)
     if other_home != home:
@@ -153,7 +153,7 @@ def foreign(user: str, home: str, root_folders: list[str]) -> list[str]:
 
 
 def members(group: str) -> set[str]:
-    """Return who is in a group, or has it as the primary one; nobody if there is none."""
+    """Return the members of a group, also by primary group; empty if it does not exist."""
     try:
         found = grp.getgrnam(group)
     except KeyError:
@@ -162,9 +162,9 @@ def members(group: str) -> set[str]:
 
 
 def slot(folder: Path) -> dict:
-    """Return which key and login a slot has, and since when each of its files has its text.
+    """Return a slot's key and login, and when the text of each of its files was changed.
 
-    What cannot be read has none: a roll refuses it, and its lines are not shown to anybody.
+    A file that cannot be parsed yields nothing and is never shown; a roll refuses it.
     """
     files = {path.name: path.lstat().st_mtime for path in folder.iterdir() if path.is_file()}
     key = configparser.RawConfigParser()
@@ -178,19 +178,19 @@ def slot(folder: Path) -> dict:
 
 
 def read(file: Path) -> dict[str, str]:
-    """Return what an environment file sets; nothing if it is not there or cannot be read."""
+    """Return what an environment file sets; empty if it does not exist or cannot be read."""
     with contextlib.suppress(FileNotFoundError, ValueError):
         return variables(file.read_text())
     return {}
 
 
 def serves(folder: Path) -> dict:
-    """Return what a slot makes of its server, so that none is replaced by another unasked."""
+    """Return the facts of a slot's server that must not change unasked."""
     # In the order in which the unit reads them.
     found = read(folder / "server.env") | read(folder / "secrets.env")
     if "MLFLOW_BACKEND_STORE_URI" not in found:
         return {}
-    # Without what may be a password: user info and query. As vars/main.yml has what is wanted.
+    # Without user info and query, which may hold a password. vars/main.yml forms it the same way.
     store = re.sub(
         r"://.*@|\?.*",
         lambda cut: "://" * cut[0].startswith("://"),
@@ -213,7 +213,7 @@ def serves(folder: Path) -> dict:
 
 
 def holds(store: str) -> bool:
-    """Tell whether something is in a store. A database on a server is taken to have something."""
+    """Return whether a store has contents. A database on a server is assumed to have."""
     if not re.match(r"sqlite(\+\w+)?:", store):
         return True
     path = Path("/" + store.partition(":")[2].lstrip("/"))
@@ -221,7 +221,7 @@ def holds(store: str) -> bool:
         f"(SELECT count(*) FROM {table})" for table in ("runs", "registered_models", "trace_info")
     ]
     counts.append("(SELECT count(*) FROM experiments WHERE experiment_id != 0)")
-    # Without the right to write it stays as it is, whoever has it open.
+    # Read-only, so it stays unchanged even while a server has it open.
     with contextlib.suppress(sqlite3.Error):
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as found:
             return found.execute(f"SELECT {' + '.join(counts)}").fetchone()[0] > 0
@@ -229,19 +229,19 @@ def holds(store: str) -> bool:
 
 
 def processes(unit: str) -> list[int]:
-    """Return the processes of a unit, by its control group: cgroups(7)."""
+    """Return the processes of a unit, from its control group: cgroups(7)."""
     command = ["systemctl", "show", "--property=ControlGroup", "--value", unit]
     group = subprocess.run(command, capture_output=True, text=True).stdout.strip()
     for top in ("", "systemd", "unified"):
         file = GROUPS / top / group.lstrip("/") / "cgroup.procs"
-        # A unit that ends meanwhile takes it along.
+        # It vanishes with a unit that ends in the meantime.
         with contextlib.suppress(OSError):
             return sorted(int(line) for line in file.read_text().split()) if group else []
     return []
 
 
 def start(process: int) -> float | None:
-    """Return when a process was started, in seconds of the epoch: proc_pid_stat(5), field 22.
+    """Return when a process was started, in seconds since the epoch: proc_pid_stat(5), field 22.
 
     None for one that has ended since it was listed.
     """
@@ -255,7 +255,7 @@ def start(process: int) -> float | None:
 
 
 def serving(instance: Instance) -> dict:
-    """Return what serves, and with what."""
+    """Return which colour serves, and with what."""
     folders = {name: instance.config / name for name in ("wanted", *COLOURS)}
     slots = {name: slot(folder) for name, folder in folders.items() if folder.is_dir()}
     colour = instance.linked()
@@ -264,7 +264,7 @@ def serving(instance: Instance) -> dict:
     for name in ("access_key_id", "login"):
         found[name] = slots.get(colour, {}).get(name, "")
     if colour in slots:
-        # Filled before the unit was started.
+        # A slot is filled before its unit is started.
         found["installed"] = changed_at(folders[colour])
         starts = [start(process) for process in processes(instance.unit(colour))]
         found["started"] = min((each for each in starts if each is not None), default=0)
@@ -273,7 +273,7 @@ def serving(instance: Instance) -> dict:
 
 
 def instances(etc: Path = Path("/etc")) -> dict[str, bool]:
-    """Return whether each instance on the host serves. One that was taken away has no slot."""
+    """Return whether each instance on the host serves. A removed one has no slot."""
     found = [path for path in etc.glob("mlflow*") if INSTANCE.match(path.name)]
     return {
         path.name: (path / "current.sock").is_symlink()
@@ -283,10 +283,10 @@ def instances(etc: Path = Path("/etc")) -> dict[str, bool]:
 
 
 def releases_unused(config: Path) -> list[str]:
-    """Return the releases beside those of an instance that no slot of the host's names."""
+    """Return the releases in an instance's releases folder that no slot on the host uses."""
     links = {}
     for link in config.parent.glob("mlflow*/*/release"):
-        # A roll may replace a slot meanwhile.
+        # A roll may replace a slot in the meantime.
         with contextlib.suppress(OSError):
             links[link] = Path(os.readlink(link))
     folders = {path.parent for link, path in links.items() if config in link.parents}
@@ -296,7 +296,7 @@ def releases_unused(config: Path) -> list[str]:
 
 
 def has_user(user: str, home: str) -> bool:
-    """Tell whether the service user is there, and as it was made."""
+    """Return whether the service user exists as the role made it."""
     try:
         found = pwd.getpwnam(user)
         group = grp.getgrgid(found.pw_gid).gr_name
@@ -328,7 +328,7 @@ def main() -> None:
         has_user=has_user(user, home),
         place=" ".join(
             [
-                # Cloned machines may have the first in common, containers the second.
+                # Cloned machines may share the first, containers the second.
                 Path("/etc/machine-id").read_text().strip(),
                 Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
                 user,

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Prove that an MLflow server that serves could use its artifact store with another key."""
+"""Prove that a running MLflow server could use its artifact store with another key."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ DOCUMENTATION = r"""
 module: mlflow_prove
 short_description: Prove that a server could use its artifact store with another key
 description:
-  - Puts, gets and deletes an object with the settings of the slot that serves and other environment
-    variables on top of them, as the service user. Nothing that serves changes.
-  - The variables are kept in memory, and nowhere on the host.
-  - In check mode nothing is put anywhere.
+  - Puts, gets and deletes an object as the service user, with the settings of the serving slot
+    overridden by other environment variables. The running server does not change.
+  - The variables are kept in memory only.
+  - In check mode nothing is written to the store.
 options:
   instance: {description: Name of the instance., type: str, required: true}
   environment:
-    description: Environment variables that take precedence over those that serve.
+    description: Environment variables that take precedence over those of the server.
     type: dict
     required: true
-  timeout: {description: Seconds within which that must end., type: int, default: 120}
+  timeout: {description: Timeout in seconds., type: int, default: 120}
 author: The mlflow-ansible developers (@mlflow-ansible)
 """
 
 EXAMPLES = r"""
-- name: Prove a key before it is put anywhere
+- name: Prove a key before it is deployed
   mlflow_ansible.tracking.mlflow_prove:
     instance: mlflow
     environment:
@@ -50,14 +50,14 @@ from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals i
 
 
 def prove(instance: HostedInstance, environment: dict[str, str], seconds: int) -> None:
-    """Put, get and delete an object with what serves and some variables on top of it.
+    """Put, get and delete an object with the serving slot's settings and some overrides.
 
     Raises:
-        Refused: That is refused, with the reason.
+        Refused: That failed, with the reason.
     """
     slot = instance.config / instance.must_serve()
     with in_memory(text_of(environment)) as (path,):
-        # It is systemd that reads it.
+        # Read by systemd, not by this process.
         path = path.replace("self", str(os.getpid()))
         probe = instance.host.start_probe(instance.name, slot, ["artifacts"], seconds, more=path)
         said = probe.communicate()[1].strip()

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Make a release of MLflow on a host, one immutable virtualenv, and remove old ones."""
+"""Make a release of MLflow on a host, an immutable virtualenv, and remove old ones."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ DOCUMENTATION = r"""
 module: mlflow_release
 short_description: One immutable virtualenv of MLflow, complete or absent
 description:
-  - Makes C(<releases>/<version>-<cpXYZ>-<digest of the lock>/) with what the lock names,
+  - Makes C(<releases>/<version>-<cpXYZ>-<digest of the lock>/) with the packages of the lock,
     byte-compiled. A file C(.complete) is written last. A release without it does not count, is
     removed by the next run, and made again if it is wanted.
-  - Refuses, before it changes anything, a host on which that cannot work.
-  - Removes the oldest releases beyond a number, but none that is in use.
+  - Refuses, before any change, a host on which that cannot work.
+  - Removes the oldest releases beyond a number, but none in use.
   - Two runs on one host wait for each other.
 options:
   version: {description: Version of MLflow., type: str, required: true}
   lock: {description: Text of its lock file., type: str, required: true}
   python: {description: Interpreter of the release., type: path, default: /usr/bin/python3}
-  keep: {description: How many complete releases are kept at most., type: int, default: 3}
+  keep: {description: Maximum number of complete releases to keep., type: int, default: 3}
   in_use:
-    description: Patterns of links. A release that one of them points to is in use.
+    description: Patterns of links. A release that a link points to is in use.
     type: list
     elements: str
     default: []
   installer:
-    description: What installs the packages. C(uv) needs O(uv_lock).
+    description: Installer of the packages. C(uv) needs O(uv_lock).
     type: str
     choices: [uv, pip]
     default: uv
@@ -47,7 +47,7 @@ RETURN = r"""
 version: {description: Version of MLflow., type: str, returned: success}
 path: {description: Path of the release., type: str, returned: success}
 packages:
-  description: Debian packages that are missing for it.
+  description: Debian packages that it needs and that are missing.
   type: list
   elements: str
   returned: success
@@ -92,20 +92,20 @@ from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.system imp
     require_root,
 )
 
-# What a release takes on the disk while it is made.
+# Disk space that a release needs while it is made.
 NEED_MB = 1200
-# Seconds after which a run that makes a release is not waited for any longer.
+# Seconds to wait for another run that makes a release.
 LOCK_SECONDS = 900
 # The certificates that the host trusts.
 CA_BUNDLE = "etc/ssl/certs/ca-certificates.crt"
-# What the server does not import. To compile it as well would take twice the time.
+# Not imported by the server. Compiling it as well would take twice the time.
 NOT_COMPILED = (
     r"/tests/|/site-packages/(databricks|fontTools|git|gunicorn|joblib|matplotlib|mpl_toolkits"
     r"|narwhals|PIL|pyasn1_modules|scipy/(?!_|sparse)\w+|sklearn|skops|wcwidth)/"
 )
 NAME = re.compile(r"\d[\w.]*-cp\d+-[0-9a-f]{8}")
 
-# What an installer says when it fails, what that means and what to do, the most telling first.
+# Error messages of the installers, what they mean and what to do, the most specific first.
 FAILURES = [
     (
         r"No space left on device|Disk quota exceeded",
@@ -145,9 +145,9 @@ FAILURES = [
 
 
 def pip_settings(listing: str) -> dict:
-    """Return {option: value} of what `pip config list` prints, as `pip install` would see it."""
+    """Return {option: value} from the output of `pip config list`, as `pip install` sees them."""
     found = {}
-    # Later ones prevail; a setting for `install` alone does over a global one.
+    # Later ones take precedence, and settings for `install` over global ones.
     for origin in ("global", "install", ":env:"):
         for line in listing.splitlines():
             key, _, value = line.partition("=")
@@ -158,7 +158,7 @@ def pip_settings(listing: str) -> dict:
 
 
 def uv_settings(pip: dict) -> tuple[dict, list[str]]:
-    """Return the environment and the options with which uv does what pip's settings say."""
+    """Return the environment and options of uv that correspond to pip's settings."""
     env = {}
     for option, names in {
         "index-url": ["UV_DEFAULT_INDEX"],
@@ -177,7 +177,7 @@ def uv_settings(pip: dict) -> tuple[dict, list[str]]:
 
 
 class Host:
-    """What a release asks of the host. The unit tests put another one in its place.
+    """What a release needs from the host. The unit tests replace it.
 
     Args:
         root: Folder that stands for `/`.
@@ -191,14 +191,14 @@ class Host:
 
 
 class Store:
-    """The releases on a host, and the one that is wanted.
+    """The releases on a host, and the wanted one.
 
     Args:
         params: The module's parameters.
         host: The host.
 
     Raises:
-        Refused: The host does not allow the release.
+        Refused: The host does not support the release.
     """
 
     def __init__(self, params: dict, host: Host):
@@ -215,7 +215,7 @@ class Store:
         self.pip_wheel = self.find_pip(library)
         self.packages = self.missing_packages()
 
-    # What is found.
+    # State.
 
     def check_system(self):
         require_debian(self.host.root)
@@ -259,14 +259,14 @@ class Store:
         return version, library
 
     def find_pip(self, library: Path) -> Path | None:
-        """Return the wheel of the pip that the interpreter's `ensurepip` brings, or None."""
+        """Return the pip wheel of the interpreter's `ensurepip`, or None."""
         ensurepip = library / "ensurepip"
         places = [self.host.root / "usr/share/python-wheels", ensurepip / "_bundled"]
         wheels = [wheel for place in places for wheel in place.glob("pip-*.whl")]
         return wheels[-1] if wheels and ensurepip.exists() else None
 
     def missing_packages(self) -> list[str]:
-        """Return the Debian packages that a release cannot be made without."""
+        """Return the missing Debian packages that a release requires."""
         missing = []
         if not self.pip_wheel:
             python = Path(self.python)
@@ -281,7 +281,7 @@ class Store:
         return missing
 
     def check_disk(self):
-        """Refuse a disk without room for a release; what a killed run left there makes room."""
+        """Refuse a disk without room for a release; leftovers of a killed run count as free."""
         folder = self.folder
         while not folder.exists():
             folder = folder.parent
@@ -294,23 +294,23 @@ class Store:
 
     @staticmethod
     def completed(release: Path) -> float:
-        """Return when a release became complete, in seconds of the epoch, or 0 if it is not."""
+        """Return when a release became complete, in seconds since the epoch, or 0 if it is not."""
         try:
             return (release / ".complete").stat().st_mtime
         except FileNotFoundError:
             return 0
 
     def releases(self) -> list[Path]:
-        """Return all releases, complete or not. What has another kind of name is not ours."""
+        """Return all releases, complete or not. Other kinds of names are not ours."""
         names = sorted(os.listdir(self.folder)) if self.folder.exists() else []
         return [self.folder / name for name in names if NAME.fullmatch(name)]
 
     def leftovers(self) -> list[Path]:
-        """Return what runs that were killed have left."""
+        """Return what killed runs have left."""
         return [release for release in self.releases() if not self.completed(release)]
 
     def old(self) -> list[Path]:
-        """Return the complete releases beyond those that are kept, wanted or in use."""
+        """Return the complete releases that are neither kept, wanted nor in use."""
         ages = {release: self.completed(release) for release in self.releases()}
         others = [release for release, age in ages.items() if age and release != self.path]
         others.sort(key=ages.get, reverse=True)
@@ -319,10 +319,10 @@ class Store:
         return [r for r in surplus if os.fsencode(f"{os.path.realpath(r)}/") not in used]
 
     def used(self) -> bytes:
-        """Return a text with the paths that links in use point to and that processes run from."""
+        """Return a text with the targets of `in_use` links and the paths of running processes."""
         links = [link for pattern in self.params["in_use"] for link in glob.glob(pattern)]
         text = [os.fsencode(f"{os.path.realpath(link)}/") for link in links]
-        # A process may run from a release that no link names any longer.
+        # A process may run from a release that no link names any more.
         for name in ("cmdline", "maps"):
             for file in self.host.root.glob(f"proc/[0-9]*/{name}"):
                 with contextlib.suppress(OSError):
@@ -330,7 +330,7 @@ class Store:
         return b"\n".join(text)
 
     def plan(self) -> list[str]:
-        """Return in words what there is to do, after a look at what stands in its way."""
+        """Check the requirements, and describe what there is to do."""
         plan = [f"install {package}" for package in self.packages]
         if not self.completed(self.path):
             self.check_disk()
@@ -338,14 +338,14 @@ class Store:
         gone = [release for release in self.leftovers() if release != self.path] + self.old()
         return plan + [f"remove {release.name}" for release in gone]
 
-    # What is done.
+    # Changes.
 
     def apply(self) -> list[str]:
-        """Make the release, remove what is not needed, and return in words what was done."""
+        """Make the release, remove what is not needed, and describe what was done."""
         os.umask(0o022)
         self.folder.mkdir(parents=True, exist_ok=True)
         with locked(self.folder, LOCK_SECONDS, self.refusal, self.host.root) as lock:
-            # What a killed run has started still holds the lock, until it ends.
+            # What a killed run has started still holds the lock until it ends.
             self.keep_open = (lock,)
             plan = self.plan()
             require_packages(self.packages)
@@ -364,7 +364,7 @@ class Store:
         )
 
     def remove(self, release: Path):
-        # Should the rest not be reached, it does not count from here on.
+        # From here on the release does not count, in case this run is cut off.
         (release / ".complete").unlink(missing_ok=True)
         shutil.rmtree(release)
 
@@ -378,17 +378,17 @@ class Store:
             raise
 
     def build(self, pool: ThreadPoolExecutor):
-        """Do all but the file that completes the release."""
+        """Make everything but the file that completes the release."""
         self.must("a virtualenv", [self.python, "-I", "-m", "venv", "--without-pip", self.path])
 
-        # All that only the installers need is inside, so that it goes with what a killed run left,
-        # and uv's cache on the file system of the release, where uv can link instead of copy.
+        # The installers' files are inside, so that they go with the leftovers of a killed run, and
+        # so that uv's cache is on the release's file system, where uv can link instead of copy.
         work = self.path / ".build"
         work.mkdir()
         self.install(pool, work)
-        # While that is cleared away and the rest is written to the disk, the next step computes.
+        # Compiling goes on while that is removed and the rest is written to disk.
         cleared = pool.submit(self.clear, work)
-        # Compiled, not imported: no code of the packages runs as root.
+        # Compiled but not imported: no package code runs as root.
         command = [self.python, "-I", "-m", "compileall", "-q", "-j0", "-x", NOT_COMPILED]
         command += self.path.glob("lib/python*/site-packages")
         self.must("byte-compiled packages", command)
@@ -397,16 +397,16 @@ class Store:
 
     def clear(self, work: Path):
         shutil.rmtree(work)
-        # uv's lock on the virtualenv, which everybody could write to.
+        # uv's world-writable lock on the virtualenv.
         (self.path / ".lock").unlink(missing_ok=True)
         self.sync()
 
     def sync(self):
-        """Write the release to the disk, so that after a power cut too complete is complete."""
+        """Write the release to disk, so that .complete holds even after a power cut."""
         self.must("the release on the disk", ["sync", "--file-system", self.path])
 
     def install(self, pool: ThreadPoolExecutor, work: Path):
-        """Install what the lock names, from where the variables or the host's settings say."""
+        """Install the lock's packages, from the index of the options or of the host's settings."""
         (work / "lock.txt").write_text(self.params["lock"])
         (work / "uv.txt").write_text(self.params["uv_lock"])
         python, env = self.path / "bin/python", self.environment(work)
@@ -425,20 +425,20 @@ class Store:
         self.must(packages, uv, env | settings)
 
     def environment(self, work: Path) -> dict:
-        """Return the environment of the installers. What is secret is in there, not in argv."""
+        """Return the environment of the installers. Secrets are in there, not in argv."""
         env = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         env |= {
             "TMPDIR": str(work),
             "PIP_NO_CACHE_DIR": "1",
             "PIP_DISABLE_PIP_VERSION_CHECK": "1",
             "PIP_NO_INPUT": "1",
-            # Settings of a host that the lock makes moot.
+            # Host settings that the lock makes moot.
             "PIP_CONSTRAINT": os.devnull,
             "PIP_USER": "0",
             "UV_CACHE_DIR": str(work / "cache"),
             "UV_SYSTEM_CERTS": "1",
             "UV_PYTHON_DOWNLOADS": "never",
-            # The hashes decide what is taken, so it may come from any index, as with pip.
+            # Safe as the lock has hashes, so any index will do, as with pip.
             "UV_INDEX_STRATEGY": "unsafe-best-match",
         }
         env.setdefault("REQUESTS_CA_BUNDLE", str(self.host.root / CA_BUNDLE))
@@ -457,7 +457,7 @@ class Store:
 
 
 def size(folder: Path) -> int:
-    """Return the bytes that a folder takes on the disk; a file with several links counts once."""
+    """Return the size of a folder on disk in bytes; a file with several links counts once."""
     found = {}
     for at, _, files in os.walk(folder):
         for file in files:

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Move an MLflow instance to what is wanted, from one colour to the other, without a gap."""
+"""Move an MLflow instance to what is wanted, from one colour to the other, without downtime."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ DOCUMENTATION = r"""
 module: mlflow_roll
 short_description: Move an MLflow instance to what is wanted
 description:
-  - Compares C(/etc/<instance>/wanted) with the slot that serves. If they are equal, and the slot
-    serves with the libraries that the host has, nothing happens. Otherwise the idle slot is filled
-    from C(wanted) and started; once it is ready the link C(current.sock) is swapped, the old colour
+  - Compares C(/etc/<instance>/wanted) with the serving slot. If they are equal, and the slot runs
+    with the host's current libraries, nothing happens. Otherwise the idle slot is filled from
+    C(wanted) and started; once it is ready the link C(current.sock) is swapped, and the old colour
     is drained and stopped.
   - If the idle colour does not become ready the old one has never stopped serving, and the module
     fails with the journal of the one that did not start.
-  - Killed at any point, the next run finishes. Two runs on one host wait for each other.
+  - If it is killed at any point, the next run finishes. Two runs on one host wait for each other.
   - With O(texts) only these change, whatever else is wanted.
-  - With O(state=absent) the instance is stopped and taken away. Its data stay, and the secrets that
+  - With O(state=absent) the instance is stopped and removed. Its data stay, as do the secrets that
     some of these are encrypted with, in C(wanted/generated.env).
 options:
   instance:
@@ -23,46 +23,46 @@ options:
     type: str
     required: true
   state:
-    description: Whether there is to be such an instance.
+    description: Whether the instance is to exist.
     type: str
     choices: [present, absent]
     default: present
   mode:
     description:
       - C(blue_green) starts the new colour beside the old one. C(stop_start) stops the old one
-        first, for hosts without the memory for two.
+        first, for hosts without memory for two.
     type: str
     choices: [blue_green, stop_start]
     default: blue_green
   memory_mb:
-    description: Memory in MB that one colour takes. A second one is not started with less free.
+    description: Memory in MB of one colour. With less available a second one is not started.
     type: int
     default: 0
   allow_artifact_root_change:
-    description: Also roll to settings under which artifacts that exist are at another place.
+    description: Also roll to settings that move the location of existing artifacts.
     type: bool
     default: false
   ready_timeout:
-    description: Seconds within which a started colour must be ready.
+    description: Seconds in which a started colour must become ready.
     type: int
     default: 120
   drain_timeout:
-    description: Seconds for requests in flight on the old colour, and again when it stops.
+    description: Seconds for requests in flight on the old colour, and again for its stop.
     type: int
     default: 60
   names:
-    description: What clients send as Host. A colour that refuses one of them is not ready.
+    description: Host headers of clients. A colour that rejects one of them is not ready.
     type: list
     elements: str
     default: []
   texts:
     description:
-      - Other texts for some files of what serves, by their names. C(wanted) becomes what serves
-        with these, and if the roll fails what it was before.
+      - New texts for some files of the serving slot, by name. C(wanted) becomes that slot with
+        these texts, and is restored if the roll fails.
     type: dict
     default: {}
   wipe_idle:
-    description: At the end remove the idle slot, as it holds former secrets.
+    description: Remove the idle slot at the end, as it holds former secrets.
     type: bool
     default: false
 author: The mlflow-ansible developers (@mlflow-ansible)
@@ -114,28 +114,28 @@ from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.slots impo
     tree,
 )
 
-# Seconds that a colour which serves is given to answer before it is replaced.
+# Seconds in which a serving colour must answer, or it is replaced.
 ANSWER_TIMEOUT = 30
-# A unit that ended by itself this often while it should become ready will not become so.
+# A unit that has ended by itself this often while starting will not become ready.
 RESTARTS = 2
-# Seconds that steps without a timeout of their own take together at most, for the lock's deadline.
+# Maximum seconds of all steps without their own timeout, for the lock's deadline.
 MARGIN = 90
-# Of an instance that is taken away: secrets that were made on its host alone.
+# Stays when an instance is removed: secrets that were made on its host.
 KEPT = "generated.env"
-# Ubuntu has needrestart restart whatever runs with libraries that were updated.
+# On Ubuntu needrestart restarts whatever runs with updated libraries.
 NEEDRESTART = r"""# Ansible managed. A restart cuts off requests; site.yml rolls to what is new.
 $nrconf{{override_rc}}{{qr(^{instance}-(blue|green)\.service$)}} = 0;
 """
-# What is in the database is encrypted with these, so another value would make it unreadable.
+# Data in the database are encrypted with these: another value would make them unreadable.
 ENCRYPTING = ("MLFLOW_CRYPTO_KEK_PASSPHRASE", "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY")
 
 
 class NotReady(Exception):
-    """A started colour that is not ready, with the reason."""
+    """A started colour is not ready, with the reason."""
 
 
 def variable(name: str, slot: dict[str, tuple]) -> str | None:
-    """Return an environment variable as the files of a slot set it."""
+    """Return an environment variable as set by the files of a slot."""
     values = {}
     for file in ("generated.env", "secrets.env"):
         if file in slot:
@@ -149,8 +149,8 @@ class Roll(HostedInstance):
     Args:
         instance, mode, memory_mb, allow_artifact_root_change, ready_timeout, drain_timeout, texts,
             wipe_idle, names: the module's options.
-        host: what the host can be asked.
-        root: folder taken for /, for the unit tests.
+        host: the host.
+        root: folder that stands for `/`, for the unit tests.
     """
 
     def __init__(
@@ -178,10 +178,10 @@ class Roll(HostedInstance):
         self.steps: list[str] = []
         self.lock = Lock(self, host)
 
-    # The state, always asked of the host
+    # The state, always read from the host
 
     def reasons(self) -> list[str]:
-        """Say why what serves is not what is wanted, in a phrase each."""
+        """Return why what serves is not what is wanted, one phrase each."""
         colour = self.serving()
         if not colour:
             return ["nothing serves yet"]
@@ -198,7 +198,7 @@ class Roll(HostedInstance):
         if not self.is_active(colour):
             reasons.append(f"{unit.name} is not active")
         elif self.texts and self.host.started(unit.name) < changed_at(slot):
-            # What it was started with nobody can tell, and a rotation has to be sure.
+            # What it was started with is unknown, and a rotation has to be sure.
             reasons.append(f"{unit.name} was started before its files were changed")
         elif self.host.has_old_libraries(unit.name):
             reasons.append(f"{unit.name} runs with libraries that were updated since")
@@ -209,7 +209,7 @@ class Roll(HostedInstance):
         return reasons
 
     def wait_for_answer(self, colour: str) -> str:
-        """Give a colour that was just booted some seconds; return why it does not work."""
+        """Give a just booted colour some seconds; return why it does not work."""
         until = self.host.now() + ANSWER_TIMEOUT
         while why := self.host.answers(self.socket(colour)):
             if self.host.now() >= until:
@@ -218,14 +218,14 @@ class Roll(HostedInstance):
         return ""
 
     def is_left_alone(self) -> bool:
-        """Tell whether needrestart knows that it must not restart a colour."""
+        """Return whether needrestart is configured not to restart a colour."""
         return self.needrestart.is_file() and self.needrestart.read_bytes() == self.exception
 
     # The lock
 
     def locked(self):
-        """Hold the instance's lock, for as long as the timeouts allow."""
-        # Draining takes the timeout, stopping a colour the same and what the unit adds to it.
+        """Hold the instance's lock for at most the sum of the timeouts."""
+        # Draining takes the timeout; stopping a colour takes it again plus what the unit adds.
         waits = self.ready_timeout + ANSWER_TIMEOUT + 4 * (self.drain_timeout + 15)
         return self.lock.held(waits + MARGIN, "look at what serves")
 
@@ -237,10 +237,10 @@ class Roll(HostedInstance):
     # The roll
 
     def run(self) -> list[str]:
-        """Do what is to be done and return the reasons that there were."""
+        """Do what is to be done and return the reasons for it."""
         former = self.config / ".wanted.old"
         for path in (self.config / ".wanted.new", former):
-            remove(path)  # what a killed run left
+            remove(path)  # left by a killed run
         reasons = self.reasons()
         if self.texts:
             self.adopt(former)
@@ -261,10 +261,10 @@ class Roll(HostedInstance):
             write(self.needrestart, self.exception, 0o644)
         return reasons
 
-    # Away with it
+    # Removal
 
     def left(self) -> list[Path]:
-        """Return what there is of the instance on the host, but for what stays."""
+        """Return what exists of the instance on the host, except what stays."""
         units = [self.unit_file(colour) for colour in COLOURS]
         slots = [self.config / colour for colour in COLOURS]
         hidden = self.config.glob(".*.new"), self.config.glob(".*.old")
@@ -274,8 +274,8 @@ class Roll(HostedInstance):
         return [path for path in all_of_it if path.is_symlink() or path.exists()]
 
     def take_away(self) -> None:
-        """Stop both colours and remove all but what stays."""
-        # What the data are encrypted with is what served last, whatever was wanted since.
+        """Stop both colours and remove everything except what stays."""
+        # The data are encrypted with the secrets that served last, whatever was wanted since.
         slots = [self.config / name / KEPT for name in (self.serving(), *COLOURS) if name]
         found = next((path for path in slots if path.exists()), None)
         kept = self.wanted / KEPT
@@ -304,10 +304,10 @@ class Roll(HostedInstance):
             remove(path)
         self.host.command("systemctl", "daemon-reload")
 
-    # Other texts for some files
+    # New texts for some files
 
     def adopted(self, slot: dict[str, tuple]) -> dict[str, tuple]:
-        """Return what a slot is with the texts in it.
+        """Return the contents of a slot with the new texts.
 
         Raises:
             Refused: It does not have these files.
@@ -322,7 +322,7 @@ class Roll(HostedInstance):
         return new
 
     def check_encrypting(self, slot: dict[str, tuple], new: dict[str, tuple]) -> None:
-        """Refuse to serve with another secret than what is in the database is encrypted with."""
+        """Refuse another secret than the one that data in the database are encrypted with."""
         changed = [name for name in ENCRYPTING if variable(name, slot) != variable(name, new)]
         if changed:
             raise Refused(
@@ -333,10 +333,10 @@ class Roll(HostedInstance):
             )
 
     def adopt(self, former: Path) -> None:
-        """Make what is wanted a copy of what serves, with the texts in it, at once.
+        """Make what is wanted a copy of what serves with the new texts, atomically.
 
         Args:
-            former: Where to put what was wanted before.
+            former: Where to keep what was wanted before.
         """
         serving = self.must_serve()
         if tree(self.wanted) == self.adopted(tree(self.config / serving)):
@@ -358,7 +358,7 @@ class Roll(HostedInstance):
         sync(self.config)
 
     def replace(self) -> None:
-        """Bring the idle colour up from wanted and let it serve."""
+        """Start the idle colour from wanted and let it serve."""
         old = self.serving()
         new = other(old) if old else COLOURS[0]
         if not self.is_idle(new) or self.is_enabled(new):
@@ -391,7 +391,7 @@ class Roll(HostedInstance):
         self.point_to(new)
 
     def check_database(self, old: str, new: str) -> None:
-        """Refuse a database that does not let us in or does not fit release and settings."""
+        """Refuse a database that rejects the login or does not fit release and settings."""
         self.step(f"compare the database with what {new} needs")
         words = ["database", *(["any-artifact-root"] if self.allow_artifact_root_change else [])]
         former = self.config / old if old else None
@@ -421,15 +421,15 @@ class Roll(HostedInstance):
         beside.rename(slot)
         unit = self.unit_file(colour)
         write(unit, (slot / "mlflow.service").read_bytes(), 0o644)
-        # Not the units that it depends on: what is wrong with those is the host's own affair.
+        # Not the units that it depends on: their errors are the host's own affair.
         self.host.command("systemd-analyze", "verify", "--recursive-errors=no", str(unit))
         self.host.command("systemctl", "daemon-reload")
 
     def wait_until_ready(self, colour: str) -> None:
-        """Return when server, database and artifact store of a started colour work.
+        """Wait until server, database and artifact store of a started colour work.
 
         Raises:
-            NotReady: The reason why they do not, as soon as it is clear that they will not.
+            NotReady: The reason, as soon as it is clear that they will not.
         """
         slot = self.config / colour
         probe = self.host.start_probe(self.name, slot, ["artifacts"], self.ready_timeout)
@@ -461,15 +461,15 @@ class Roll(HostedInstance):
             probe.stderr.close()
 
     def go_back(self, old: str, new: str, why: str, since: float) -> str:
-        """Stop the colour that did not become ready; return what to tell the operator.
+        """Stop the colour that did not become ready; return the message for the operator.
 
-        What goes wrong on the way back is told too, but keeps nothing from being tried.
+        Errors on the way back are reported too, but do not stop the remaining steps.
         """
         wanted = f"{self.unit(new)} to be ready within {self.ready_timeout} s"
         told = [f"Wanted {wanted}; found: {why.rstrip('.')}."]
         self.attempt(told, "stop", new)
         if self.host.show(self.unit(new))["ActiveState"] == "failed":
-            # The host's own monitoring has no reason to worry about an idle colour.
+            # The host's monitoring should not alert for an idle colour.
             self.attempt(told, "reset-failed", new)
         if old and not self.is_active(old):
             self.attempt(told, "start", old)
@@ -487,14 +487,14 @@ class Roll(HostedInstance):
         return " ".join(told)
 
     def attempt(self, told: list[str], verb: str, colour: str) -> None:
-        """Let systemd do something to a colour, and tell what is wrong if it cannot."""
+        """Run systemctl on a colour's unit, and append the error if it fails."""
         try:
             self.host.command("systemctl", verb, self.unit(colour))
         except (Refused, OSError) as error:
             told.append(str(error))
 
     def point_to(self, colour: str) -> None:
-        """Let the link name a colour's socket, in one step."""
+        """Point the link to a colour's socket, atomically."""
         beside = self.config / ".current.sock.new"
         beside.unlink(missing_ok=True)
         beside.symlink_to(self.socket(colour))
@@ -502,11 +502,11 @@ class Roll(HostedInstance):
         sync(self.config)
 
     def settle(self) -> None:
-        """Leave one colour: linked, enabled and alone. Also finishes a roll that was broken off."""
+        """Leave one colour linked, enabled and alone. Also finishes an interrupted roll."""
         serving = self.serving()
         idle = other(serving)
         if self.linked() != serving:
-            # Perhaps a first roll that was broken off before the colour was proven.
+            # Perhaps a first roll was interrupted before the colour was proven.
             self.step(f"link {serving}")
             since = self.host.now()
             try:
@@ -530,7 +530,7 @@ class Roll(HostedInstance):
             remove(self.config / idle)
 
     def drain(self, colour: str) -> None:
-        """Wait until nobody talks to a colour any more, or the limit is reached."""
+        """Wait until a colour has no connections, or the timeout is reached."""
         until = self.host.now() + self.drain_timeout
         quiet = 0
         # Twice, as a proxy may have read the old link just before it was swapped.
@@ -540,7 +540,7 @@ class Roll(HostedInstance):
 
 
 def present(roll: Roll, check: bool) -> dict:
-    """Let what is wanted serve, or in check mode say why it does not; return the answer."""
+    """Serve what is wanted, or in check mode find out why not; return the module's result."""
     if check:
         reasons = roll.reasons()
     else:
@@ -551,10 +551,10 @@ def present(roll: Roll, check: bool) -> dict:
 
 
 def absent(roll: Roll, check: bool) -> dict:
-    """Take the instance away, or in check mode say what is there; return the answer."""
+    """Remove the instance, or in check mode list what exists; return the module's result."""
     reasons = [f"{path} is there" for path in roll.left()]
     if reasons and not check:
-        # Perhaps somebody has removed it by hand, and nothing else.
+        # The folder alone may have been removed by hand.
         roll.config.mkdir(mode=0o750, exist_ok=True)
         with roll.locked():
             roll.take_away()

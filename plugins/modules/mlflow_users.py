@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Make the users of a tracking server, and what they may do, as listed, in one round trip."""
+"""Make users and permissions of a tracking server as listed, in one round trip."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ DOCUMENTATION = r"""
 module: mlflow_users
 short_description: The administrator, users and permissions of a tracking server with basic-auth
 description:
-  - Asks the instance that serves, over its socket and by MLflow's own API, as the administrator.
-    Whether a password is the wanted one is found in the database.
+  - Uses MLflow's own API as the administrator, over the socket of the running instance. Passwords
+    are compared in the database.
   - An administrator who cannot log in gets the wanted password in the database, by the release and
-    with the rights of the server, so that nobody has to know the former one.
-  - Experiments and registered models that are named with a permission, and are not there yet, are
-    made as the administrator's. One that is there, and on which a user without a permission listed
-    for it holds C(MANAGE), is refused before anything is changed.
+    with the rights of the server, so the former one need not be known.
+  - Experiments and registered models that are named with a permission and do not exist are made,
+    owned by the administrator. An existing one on which a user without a listed permission for it
+    holds C(MANAGE) is refused before anything is changed.
   - Users, permissions and roles that are not listed are left alone. Users and permissions on C(*)
     among them are reported.
 options:
@@ -21,32 +21,32 @@ options:
   admin: {description: Name of the administrator., type: str, default: admin}
   admin_password: {description: The password of the administrator., type: str, required: true}
   users:
-    description: Users and what they may do.
+    description: Users and their permissions.
     type: list
     elements: dict
     default: []
     suboptions:
       name: {description: Name of the user., type: str, required: true}
       state:
-        description: Whether the user is there.
+        description: Whether the user is to exist.
         type: str
         choices: [present, absent]
         default: present
       password: {description: Password of the user., type: str, default: ""}
       update_password:
-        description: Whether a user who is there already gets that password, too.
+        description: Whether an existing user gets that password, too.
         type: str
         choices: [always, on_create]
         default: always
       admin: {description: Whether the user is an administrator., type: bool, default: false}
       permissions:
         description:
-          - A dictionary of permissions by the name of the resource, by its type. The permission
-            V(NONE) takes one away.
+          - A dictionary of permissions by name of the resource, by its type. V(NONE) removes a
+            permission.
         type: dict
         default: {}
   only_admin:
-    description: Look at the administrator alone, not at users and what they may do.
+    description: Handle the administrator alone, not users and permissions.
     type: bool
     default: false
 author: The mlflow-ansible developers (@mlflow-ansible)
@@ -65,7 +65,7 @@ EXAMPLES = r"""
 RETURN = r"""
 plan: {description: What is (to be) done., type: list, elements: str, returned: success}
 unlisted:
-  description: Permissions on C(*) that users have and nobody has listed.
+  description: Permissions on C(*) that users have and that are not listed.
   type: list
   elements: str
   returned: success
@@ -92,7 +92,7 @@ TIMEOUT_SECONDS = 60
 LIST = "/api/2.0/mlflow/users/list"
 CURRENT = "/api/2.0/mlflow/users/current"
 PERMISSIONS = "/api/3.0/mlflow/users/permissions"
-# Of what is made here if it is not there: how to look it up by name, and how to make it.
+# Calls that look up by name, and create, what is made here if it does not exist.
 EXPERIMENT = ("/api/2.0/mlflow/experiments/get-by-name", "/api/2.0/mlflow/experiments/create")
 MODEL = ("/api/2.0/mlflow/registered-models/get", "/api/2.0/mlflow/registered-models/create")
 # From the least to the most.
@@ -100,7 +100,7 @@ LEVELS = ("NONE", "READ", "USE", "EDIT", "MANAGE")
 
 
 class Host:
-    """What is asked of the host. The unit tests put another one in its place.
+    """What is needed from the host. The unit tests replace it.
 
     Args:
         instance: The instance.
@@ -110,20 +110,20 @@ class Host:
         self.instance, self.link = instance, instance.current
 
     def slot(self) -> Path:
-        """Return the slot that serves."""
+        """Return the serving slot."""
         return self.instance.config / self.instance.linked()
 
     def serves_with_users(self) -> bool:
-        """Tell whether a colour serves that asks for a name and a password."""
+        """Return whether the serving colour asks for a name and a password."""
         return bool(self.instance.linked()) and (self.slot() / "mlflow_auth_config_path").exists()
 
     def ask(self, method: str, path: str, login: tuple[str, str], **fields) -> tuple[int, dict]:
-        """Return status and answer of a request to the server over its socket.
+        """Return status and response of a request to the server over its socket.
 
         Raises:
             OSError: It does not answer.
         """
-        # ":" separates the two, and UTF-8 is what MLflow decodes: RFC 7617.
+        # ":" separates the two, and MLflow decodes UTF-8: RFC 7617.
         words = base64.b64encode(":".join(login).encode()).decode()
         body = None if method == "GET" else json.dumps(fields)
         if method == "GET" and fields:
@@ -136,12 +136,12 @@ class Host:
             return status, {"message": text.decode(errors="replace")}
 
     def wrong_passwords(self, passwords: dict[str, str]) -> list[str]:
-        """Return those of these users who are not there, or have another password, in the database.
+        """Return which of these users are missing or have another password in the database.
 
-        Who logs in with it may be remembered by a worker from before.
+        A login proves nothing, as a worker may have cached an earlier one.
 
         Raises:
-            Refused: The database does not tell.
+            Refused: The database could not be asked.
         """
         text, secrets = json.dumps(passwords), list(passwords.values())
         return json.loads(self.probe("wrong-passwords", text=text, secrets=secrets))
@@ -150,13 +150,13 @@ class Host:
         """Give the administrator a password in the database.
 
         Raises:
-            Refused: It does not take it.
+            Refused: That failed.
         """
         self.probe("administrator", name, text=password, secrets=[password])
 
     def probe(self, *words: str, text: str, secrets: list[str]) -> str:
-        """Ask the probe of the slot that serves, with a text on its standard input."""
-        # To check a password takes 0.1 s of a core, on a busy host more.
+        """Run the probe of the serving slot, with a text on its standard input."""
+        # Checking a password takes 0.1 s of a core, more on a busy host.
         seconds = TIMEOUT_SECONDS + len(secrets)
         command = probe_command(self.instance.name, self.slot(), list(words), seconds)
         done = subprocess.run(command, input=text, capture_output=True, text=True)
@@ -175,9 +175,9 @@ class Users:
     """The users of a server.
 
     Args:
-        host: The host that it serves on.
+        host: The server's host.
         given: The module's options.
-        check: Change nothing, only tell.
+        check: Change nothing, only plan.
     """
 
     def __init__(self, host: Host, given: dict, check: bool):
@@ -185,7 +185,7 @@ class Users:
         self.login = (given["admin"], given["admin_password"])
         self.wanted = given["users"]
         self.only_admin = given.get("only_admin", False)
-        # How the server calls what is named, by type and name; None: it is not there.
+        # The server's ids of named resources, by type and name; None if missing.
         self.numbers: dict[tuple[str, str], str | None] = {}
         self.wrong: list[str] = []
         self.plan: list[str] = []
@@ -195,7 +195,7 @@ class Users:
         self.unlisted: list[str] = []
 
     def run(self) -> None:
-        """Do what is to be done, or in check mode say it."""
+        """Do what is to be done, or in check mode only plan it."""
         if not self.host.serves_with_users():
             if not self.check:
                 raise Refused(
@@ -213,16 +213,16 @@ class Users:
         if self.login[0] in self.wrong or not self.is_admin():
             self.plan.append(f"password of {self.login[0]}")
             if self.check:
-                return  # nobody else can tell what the users are
+                return  # only the administrator can list the users
             self.reset_admin()
         if self.only_admin:
             return
-        # Before the users: whoever has made what is found here has his permission by then.
+        # Before the users: the owners of what is found here have their permissions by then.
         self.look_up()
-        # With their roles, and so with all that each may do.
+        # With their roles, thus with all their permissions.
         found = {user["username"]: user for user in self.call("GET", LIST)["users"]}
         known = {self.login[0], *(user["name"] for user in self.wanted)}
-        # Without a list an administrator looks after them.
+        # Without a list the users are managed in MLflow.
         if self.wanted:
             self.others = [
                 name for name in found if name not in known and not found[name]["is_admin"]
@@ -243,7 +243,7 @@ class Users:
     # The administrator
 
     def is_admin(self) -> bool:
-        """Tell whether the server takes him for an administrator."""
+        """Return whether the server accepts the login as an administrator's."""
         status, answer = self.host.ask("GET", CURRENT, self.login)
         if status not in (200, 401):
             raise Refused(
@@ -273,7 +273,7 @@ class Users:
         return answer
 
     def do(self, what: str, method: str, path: str, **fields) -> dict:
-        """Note a change, and make it unless only that is wanted. Return the answer, if any."""
+        """Note a change, and make it unless in check mode. Return the response, if any."""
         self.plan.append(what)
         if self.check:
             return {}
@@ -281,7 +281,7 @@ class Users:
         return self.call(method, path, **fields)
 
     def make(self, wanted: dict, found: dict | None) -> None:
-        """Make a user, or give one that is there the password and rank that are wanted."""
+        """Make a user, or give an existing one the wanted password and rank."""
         name, password = wanted["name"], wanted["password"]
         if found is None:
             self.do(f"user {name}", "POST", "create", username=name, password=password)
@@ -293,9 +293,9 @@ class Users:
             self.do(what, "PATCH", "update-admin", username=name, is_admin=wanted["admin"])
 
     def permit(self, wanted: dict, found: dict | None) -> None:
-        """Give a user the permissions that are listed, and take those that are listed as NONE."""
+        """Grant a user's listed permissions, and revoke those listed as NONE."""
         name = wanted["name"]
-        # Those of roles are the administrator's.
+        # Permissions of roles are managed by the administrator.
         rows = grants(found) if found else []
         has = {(kind, what): level for kind, what, level, role in rows if not role}
         for kind, resource, permission in named(wanted):
@@ -306,16 +306,16 @@ class Users:
             fields = {"username": name, "resource_type": kind, "resource_id": number}
             what = f"{permission} for {name} on {kind} {resource}"
             if former != "NONE":
-                # There is no call that changes one.
+                # There is no call to change one.
                 self.do(what, "POST", f"{PERMISSIONS}/revoke", **fields)
             if permission != "NONE":
                 fields["permission"] = permission
                 self.do(what, "POST", f"{PERMISSIONS}/grant", **fields)
 
-    # What is named
+    # Named resources
 
     def look_up(self) -> None:
-        """Ask for each experiment and registered model that is named, once."""
+        """Look up each named experiment and registered model, once."""
         for user in self.wanted:
             for kind, name, permission in named(user):
                 if name == "*" or (kind, name) in self.numbers:
@@ -327,7 +327,7 @@ class Users:
                     self.numbers[kind, name] = self.get(kind, name, MODEL[0], "name") and name
 
     def get(self, kind: str, name: str, path: str, field: str) -> dict | None:
-        """Return a resource; None if there is none of the name."""
+        """Return a resource; None if it does not exist."""
         status, answer = self.host.ask("GET", path, self.login, **{field: name})
         if status == 404:
             return None
@@ -337,19 +337,19 @@ class Users:
                 f"{answer.get('message', answer)}; fix that and run again."
             )
         found = answer[kind]
-        # MLflow finds it by its name. Whoever holds MANAGE may have deleted it.
+        # MLflow still finds it by name. Any user with MANAGE may have deleted it.
         if found.get("lifecycle_stage") == "deleted":
             self.deleted.append(f"{name} ({found['experiment_id']})")
         return found
 
     def number(self, kind: str, name: str) -> str | None:
-        """Return how the server calls a resource; None for an experiment that is not there."""
+        """Return the server's id of a resource; None for an experiment that does not exist."""
         return self.numbers.get((kind, name)) if kind == "experiment" and name != "*" else name
 
     def make_resources(self) -> None:
-        """Make what is named with a permission and is not there, before somebody else does.
+        """Make what is named with a permission and does not exist, before a user does.
 
-        Whoever makes one is its owner, and would see what those do who are given a permission.
+        Its creator becomes its owner, and would see what users with a permission do.
         """
         for user in self.wanted:
             for kind, name, permission in named(user):
@@ -357,13 +357,13 @@ class Users:
                     continue
                 path = {"experiment": EXPERIMENT, "registered_model": MODEL}[kind][1]
                 answer = self.do(f"make {kind} {name}", "POST", path, name=name)
-                # In check mode nobody knows the number: once is enough.
+                # In check mode there is no id, so the name is noted: once is enough.
                 self.numbers[kind, name] = answer.get("experiment_id", name)
 
-    # Who may do more than is listed
+    # Users who may do more than is listed
 
     def is_mighty_or_gone(self, user: dict) -> bool:
-        """Tell whether a user who is there will be an administrator, or none any more."""
+        """Return whether an existing user will be an administrator, or will be removed."""
         wanted = self.listed(user["username"])
         if user["username"] == self.login[0] or wanted is None:
             return user["is_admin"]
@@ -373,22 +373,22 @@ class Users:
         return next((user for user in self.wanted if user["name"] == name), None)
 
     def permissions(self, name: str) -> dict[tuple, str]:
-        """Return the permissions that are listed for a user, by type and number."""
+        """Return a user's listed permissions, by type and id."""
         user = self.listed(name)
         rows = named(user) if user else []
         return {(kind, self.number(kind, what)): level for kind, what, level in rows}
 
     def refuse_owners(self, users: list[dict]) -> None:
-        """Refuse what is named and belongs to somebody for whom it is not listed.
+        """Refuse a named resource that belongs to a user it is not listed for.
 
-        He sees, changes and shares what those do whom the list gives a permission. A permission
-        that is listed, if only NONE, is what he has once this is done.
+        The owner sees, changes and shares what the listed users do. A permission that is listed,
+        even NONE, replaces the owner's.
         """
         owned = []
         rows = [row for user in self.wanted for row in named(user)]
         wanted = {(kind, name) for kind, name, permission in rows if permission != "NONE"}
         for kind, name in [each for each in self.numbers if each in wanted]:
-            # A prompt becomes a model of that name by a change of a tag.
+            # Changing a tag turns a prompt into a model of that name.
             kinds = ("registered_model", "prompt") if kind == "registered_model" else (kind,)
             owns = {(each, self.number(kind, name), "MANAGE", "") for each in kinds}
             for user in users:
@@ -406,13 +406,13 @@ class Users:
             )
 
     def beyond_the_list(self, user: dict) -> list[str]:
-        """Return what a user may do to everything of a type, and nobody has listed."""
+        """Return a user's unlisted permissions on everything of a type."""
         found, listed = [], self.permissions(user["username"])
         for kind, what, level, role in grants(user):
             wanted = listed.get((kind, "*"))
             if what != "*" or level not in LEVELS or wanted == "DENY":
                 continue
-            # His own becomes what is listed; what a role permits is covered by as much.
+            # The user's own becomes what is listed; a role's is covered by a listed one as high.
             if wanted and (not role or LEVELS.index(wanted) >= LEVELS.index(level)):
                 continue
             by = f" by the role {role}" if role else ""
@@ -421,15 +421,15 @@ class Users:
 
 
 def named(user: dict) -> list[tuple[str, str, str]]:
-    """Return type, name and permission of each resource that is listed for a user."""
+    """Return type, name and permission of each resource listed for a user."""
     by_kind = user["permissions"] or {} if user["state"] == "present" else {}
     return [(kind, str(name), each) for kind in by_kind for name, each in by_kind[kind].items()]
 
 
 def grants(user: dict) -> list[tuple[str, str, str, str]]:
-    """Return type, pattern, permission and role of all that a user has; no role: his own.
+    """Return type, pattern, permission and role of each grant of a user; no role: their own.
 
-    MLflow keeps a user's own in a role that nobody else can make or have.
+    MLflow keeps a user's own grants in a role that no one else can make or have.
     """
     return [
         (row["resource_type"], row["resource_pattern"], row["permission"], name)

@@ -1,56 +1,56 @@
 #!/usr/bin/python
-"""Give nginx one site and make it serve it: checks, certificate, files and service, in one go."""
+"""Set up one nginx site: checks, certificate, files and service, in one round trip."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: nginx_site
-short_description: One site of nginx, checked, written, enabled and loaded
+short_description: One nginx site, checked, written, enabled and loaded
 description:
-  - Refuses, before it changes anything, what stands in the way. Puts the former site back if nginx
-    rejects the new one. What is left to do is read off the host, so the next run finishes what an
-    interrupted one began.
-  - Certificates and users are in files that are named by what is in them, so that another one is
-    another text of the site, which is loaded, and taken back, like any other change of it.
+  - Checks for obstacles before any change. Restores the former site if nginx rejects the new one.
+    What is left to do is read from the host, so the next run finishes what an interrupted one
+    began.
+  - Certificates and users are in files named by their contents, so that a new one changes the text
+    of the site, which is loaded, and rolled back, like any other change of it.
 options:
   name: {description: Name of the site and of its file., type: str, required: true}
   state:
     description: >-
-      Whether there is to be such a site. C(absent) needs its name alone, and leaves nginx itself,
-      other sites, the log and the audit trail.
+      Whether the site is to exist. C(absent) needs only its name, and keeps nginx itself, other
+      sites, the log and the audit trail.
     choices: [present, absent]
     type: str
     default: present
   content:
     description: >-
       Text of the site. C(@tls@) in it becomes the folder of C(fullchain.pem) and C(privkey.pem),
-      C(@users@) the file of C(users), C(@acme@) the folder in which certbot answers.
-      Needed for a site that is to be there.
+      C(@users@) the file of C(users), C(@acme@) the folder for certbot's challenges.
+      Required if the site is to exist.
     type: str
     default: ''
   listen_address: {description: IPv4 or IPv6 address in the text., type: str, required: true}
   listen_port: {description: Port in the text., type: int, required: true}
-  redirect_port: {description: Second port in the text. 0 is none., type: int, default: 0}
+  redirect_port: {description: Second port in the text. 0 for none., type: int, default: 0}
   server_names: {description: Names in the text., type: list, elements: str, default: []}
-  user_groups: {description: Groups for nginx's user., type: list, elements: str, default: []}
+  user_groups: {description: Groups of nginx's user., type: list, elements: str, default: []}
   tls:
     description: Where the certificate comes from.
     choices: [none, given, self_signed, acme]
     type: str
     default: none
-  certificate: {description: The given one and its chain in PEM., type: str, default: ''}
-  key: {description: Key of the given one in PEM., type: str, default: ''}
+  certificate: {description: Given certificate and chain in PEM., type: str, default: ''}
+  key: {description: Key of the given certificate in PEM., type: str, default: ''}
   subjects:
-    description: Names and addresses in a certificate, or that a given one should have.
+    description: Names and addresses of a certificate, which a given one should have.
     type: list
     elements: str
     default: []
   acme_url: {description: Directory of the ACME server., type: str, default: ''}
-  acme_email: {description: Address for the ACME server's mail., type: str, default: ''}
-  acme_agree: {description: Whether the server's terms are agreed to., type: bool, default: false}
+  acme_email: {description: Contact address for the ACME server., type: str, default: ''}
+  acme_agree: {description: Whether you accept the server's terms., type: bool, default: false}
   networks: {description: Networks in the text., type: list, elements: str, default: []}
   users:
-    description: Names and passwords of those who may log in.
+    description: Names and passwords of users who may log in.
     type: list
     elements: dict
     default: []
@@ -58,13 +58,13 @@ options:
       name: {description: Name., type: str, required: true}
       password: {description: Password., type: str, required: true}
   audit:
-    description: Whether C(@audit@) in the text becomes a folder that is made, for root alone.
+    description: Whether to make a folder for root alone and replace C(@audit@) in the text with it.
     type: bool
     default: false
   helpers:
     description: >-
-      Texts by path of the programs and units that belong to the certificate and the audit
-      trail. Such of the site that are not here are removed. A timer among them is started.
+      Texts, by path, of the programs and units for the certificate and the audit trail. Others
+      of the site are removed. Timers are started.
     type: dict
     default: {}
 author: The mlflow-ansible developers (@mlflow-ansible)
@@ -84,16 +84,16 @@ RETURN = r"""
 name: {description: Name of the site., type: str, returned: success}
 missing: {description: Packages that are not installed., type: list, returned: success}
 plan:
-  description: What is (to be) done, and which clients that cuts off, which is a warning, too.
+  description: What is (to be) done, and which clients that cuts off, which is also a warning.
   type: list
   elements: str
   returned: success
 former_listen:
-  description: Where the site on the host listens first, C(ADDRESS:PORT); nothing if there is none.
+  description: First listening C(ADDRESS:PORT) of the site on the host, empty if there is none.
   type: str
   returned: success
 trust:
-  description: Path of what clients trust where O(tls=self_signed), else nothing.
+  description: Path of the file that clients trust if O(tls=self_signed), else empty.
   type: str
   returned: success
 """
@@ -140,10 +140,10 @@ class Site:
         root: Folder that stands for `/`.
 
     Attributes:
-        warnings: What an operator is to be warned of; `plan` adds to it.
+        warnings: Warnings for the operator; `plan` adds to them.
 
     Raises:
-        Refused: What is asked for cannot be, on any host.
+        Refused: The options cannot work on any host.
     """
 
     def __init__(self, params: dict, run, root: Path = Path("/")):
@@ -153,8 +153,8 @@ class Site:
         )
         self.file = self.nginx.etc / "sites-available" / self.name
         self.link = self.nginx.etc / "sites-enabled" / self.name
-        # Names the running nginx as one that has not loaded the site. Made before the site is, so
-        # that a killed run leaves it; an nginx that has started since has read the site anyway.
+        # Marks the running nginx as not having loaded the site. Made before the site, so that a
+        # killed run leaves it; an nginx started since then has read the site anyway.
         self.pending = root / f"run/nginx-site-{self.name}.pending"
         self.trail = root / f"var/log/nginx-audit-{self.name}"
         try:
@@ -188,7 +188,7 @@ class Site:
         self.helpers = Helpers(self.name, params["helpers"], acme, self.nginx)
 
     def check_networks(self) -> None:
-        """Refuse what is no network, or has more than its address in it."""
+        """Refuse invalid networks, and those with host bits set."""
         for network in self.params["networks"]:
             try:
                 ipaddress.ip_network(network)
@@ -198,10 +198,10 @@ class Site:
                     f"{network} ({error}); correct it."
                 ) from None
 
-    # What is found.
+    # State.
 
     def look(self) -> None:
-        """Find out what is installed and what runs."""
+        """Read what is installed and what runs."""
         tools = {"self_signed": ["openssl"], "acme": ["openssl", "certbot"]}
         audit = ["logrotate"] * self.params["audit"]
         self.nginx.look(tools.get(self.params["tls"], []) + audit)
@@ -211,22 +211,22 @@ class Site:
         return read(self.file)
 
     def is_pending(self) -> bool:
-        """Tell whether the running nginx may not have loaded the site, after a killed run."""
+        """Return whether the running nginx may not have loaded the site, after a killed run."""
         return read(self.pending) == str(self.nginx.master)
 
     def serves(self, former=frozenset()) -> bool:
-        """Tell whether nginx serves the site, by workers none of which is a former one."""
+        """Return whether nginx serves the site, without any former workers."""
         listens = self.nginx.listens(set(self.at), self.groups, former)
         return listens and self.certificates.is_served(*self.at[0], self.names)
 
     def choose(self) -> None:
-        """Find the certificate to be served and the file of the users, hence the site's text."""
+        """Find the certificate to serve and the users' file, and thus the site's text."""
         self.certificates.choose(self.text() or "")
         self.users.choose()
         self.fill()
 
     def fill(self) -> None:
-        """Put together the text that is wanted."""
+        """Assemble the wanted text."""
         text = self.params["content"]
         for word, path in (
             ("@tls@", self.certificates.folder() or "(to be made)"),
@@ -239,12 +239,12 @@ class Site:
         self.sizes = self.nginx.wanted_sizes(self.link, self.names)
 
     def listens_before(self) -> list[str]:
-        """Return where the site on the host listens, ADDRESS:PORT each."""
+        """Return the listening ADDRESS:PORT entries of the site on the host."""
         text = self.text() if self.link.is_symlink() else None
         return re.findall(r"\blisten (\S+:\d+)(?=[ ;])", text or "")
 
     def interruptions(self) -> list[str]:
-        """Return which clients of the site on the host are cut off, a sentence each."""
+        """Return which clients of the site on the host are cut off, one sentence each."""
         found, former = [], self.listens_before()
         gone = [listen for listen in former if not self.still_listens(listen)]
         if gone:
@@ -256,24 +256,24 @@ class Site:
         return found + self.certificates.cut_off()
 
     def still_listens(self, former: str) -> bool:
-        """Tell whether clients that come to ADDRESS:PORT are still answered."""
+        """Return whether clients of ADDRESS:PORT will still be answered."""
         host, _, port = former.rpartition(":")
         address = ipaddress.ip_address(host.strip("[]"))
         return any(
             int(port) == number
-            # `::` is all of both, which is how the site listens there.
+            # `::` includes IPv4, as the site listens there with ipv6only=off.
             and (at == address or at.is_unspecified and at.version >= address.version)
             for at, number in self.at
         )
 
     def has_trail(self) -> bool:
-        """Tell whether the folder of the audit trail is there, for its owner alone."""
+        """Return whether the folder of the audit trail exists, for its owner alone."""
         if not self.params["audit"]:
             return True
         return self.trail.is_dir() and self.trail.stat().st_mode & 0o777 == 0o700
 
     def leftovers(self, text: str) -> list[Path]:
-        """Return what certificates and users there are that neither this text nor a site names."""
+        """Return the certificates and users' files that neither this text nor a site names."""
         named, acme = [text], self.certificates.acme
         for folder in (self.file.parent, self.link.parent):
             for path in folder.glob("*"):
@@ -282,7 +282,7 @@ class Site:
         if str(acme) in text and acme.is_symlink():
             named.append(os.readlink(acme))
         ours = rf"\.?{re.escape(self.name)}(-acme|(-(given|self_signed))?-[0-9a-f]{{16}})"
-        # What a killed run, of this or of a former release, was still writing.
+        # Left by a killed run, of this or of an earlier release, that was still writing.
         ours += r"(\.(new|hook|mlflow-ansible))?"
         there = [*self.certificates.all.glob("*"), *self.users.all.glob("*")]
         return [
@@ -291,19 +291,19 @@ class Site:
             if re.fullmatch(ours, path.name) and not any(str(path) in each for each in named)
         ]
 
-    # What is refused.
+    # Checks.
 
     def check_ports(self) -> None:
-        """Refuse an address that is not the host's, or that a process other than nginx has."""
+        """Refuse an address that is not the host's, or that another process than nginx uses."""
         for variable, at, listen in zip(self.ports, self.at, self.listen, strict=True):
             self.nginx.check_port(at, listen, self.remedy(variable))
 
     def remedy(self, variable: str) -> str:
-        """Return what to do about a port besides choosing another, to go on in a sentence."""
+        """Return what to do about a port besides choosing another, as part of a sentence."""
         return ", or none (nginx_redirect_port: 0)" if variable == "nginx_redirect_port" else ""
 
     def check_files(self) -> None:
-        """Refuse folders that not only root can write to, and files that we did not write."""
+        """Refuse folders not writable by root alone, and files that this role did not write."""
         folders = [self.nginx.etc, self.file.parent, self.link.parent]
         folders += [self.certificates.all, self.users.all]
         folders += [self.trail] * self.params["audit"]
@@ -335,13 +335,13 @@ class Site:
                 )
 
     def check_configuration(self, to_be_replaced: bool = False) -> None:
-        """Refuse a configuration that nginx rejects, or in which another site is in the way."""
+        """Refuse a configuration that nginx rejects, or in which another site conflicts."""
         code, dump, output = self.nginx.test()
         ours = (str(self.link), f"{self.certificates.all}/{self.name}-", str(self.trail))
-        # Long names of which another file has come to say the size, or has ceased to.
+        # Another file may have begun to set the size for long names, or ceased to.
         ours += ("server_names_hash",)
         if code and to_be_replaced and any(path in output for path in ours):
-            # A run that was killed has left what nginx rejects.
+            # The error is in what a killed run has left.
             return
         if code:
             raise Refused(
@@ -370,10 +370,10 @@ class Site:
                     f"other names, or another {variable}{self.remedy(variable)}."
                 )
 
-    # What is done.
+    # Changes.
 
     def plan(self) -> list[str]:
-        """Return what is to be done and whom it cuts off, or refuse it. Changes nothing."""
+        """Return what is to be done and whom it cuts off, or raise Refused. Changes nothing."""
         steps, cut_off = self.steps(), self.interruptions()
         self.warnings += [f"{sentence}." for sentence in cut_off]
         ports = [port for _, port in self.at]
@@ -381,7 +381,7 @@ class Site:
         return steps + cut_off
 
     def steps(self) -> list[str]:
-        """Return what is to be done, in this order, or refuse it."""
+        """Return what is to be done, in this order, or raise Refused."""
         self.look()
         self.check_ports()
         self.check_files()
@@ -409,7 +409,7 @@ class Site:
         plan += ["enable"] * self.nginx.disabled
         if not self.nginx.master:
             return [*plan, "start", *after]
-        # What the link to certbot's points to has other words in it than what nginx has loaded.
+        # The certificate that certbot's link points to differs from the loaded one.
         if (
             differs
             or missing
@@ -421,7 +421,7 @@ class Site:
         return plan + after
 
     def carry_out(self, plan: list[str]) -> None:
-        """Do what `plan` returned."""
+        """Carry out the plan."""
         if self.nginx.missing:
             names = " ".join(self.nginx.missing)
             raise Refused(
@@ -466,13 +466,13 @@ class Site:
         self.sweep(self.content)
 
     def remains(self) -> list[Path]:
-        """Return what there is of the site, and of nobody else."""
+        """Return what exists of the site and belongs to it alone."""
         own = [self.link, self.file, beside(self.file), self.certificates.authority, self.pending]
         own += self.helpers.paths
         return [path for path in own if os.path.lexists(path)] + self.leftovers("")
 
     def take_away(self) -> None:
-        """Stop to serve the site, and remove what there is of it."""
+        """Stop serving the site, and remove what exists of it."""
         self.link.unlink(missing_ok=True)
         if self.nginx.installed:
             code, _, output = self.nginx.test()
@@ -487,22 +487,22 @@ class Site:
         self.helpers.write()
         if self.certificates.acme_is_over():
             self.certificates.end_acme()
-        # The file last: by it the next run finishes what this one does not.
+        # The file last, so that the next run can finish what this one does not.
         for path in sorted(self.remains(), key=self.file.__eq__):
             remove(path)
 
     def sweep(self, text: str) -> None:
-        """Remove what neither a text of the site nor another site names."""
+        """Remove what neither this text nor a site names."""
         for path in self.leftovers(text):
             remove(path)
 
     def enable(self) -> None:
-        """Link the site to where nginx reads it."""
+        """Link the site into the folder that nginx reads."""
         if not self.link.is_symlink():
             self.link.symlink_to(f"../sites-available/{self.file.name}")
 
     def write(self) -> None:
-        """Write the site; put the former state back if nginx rejects it."""
+        """Write the site; restore the former state if nginx rejects it."""
         former, linked, pending = self.text(), self.link.is_symlink(), self.is_pending()
         self.pending.write_text(str(self.nginx.master))
         write(self.file, self.content, 0o644)
@@ -521,11 +521,11 @@ class Site:
             raise
 
     def reload(self) -> None:
-        """Make the running nginx load the site, and see that it did."""
+        """Make the running nginx load the site, and verify that it did."""
         new = set(self.at) - self.nginx.listening()
         if any(bind_error(*at, dualstack=True) for at in new):
-            # As from 127.0.0.1 to 0.0.0.0: nginx would bind the new address while it still has the
-            # old one, and fail. So it first gives up the old one.
+            # As from 127.0.0.1 to 0.0.0.0: nginx would bind the new address while it still holds
+            # the old one, and fail. So it first releases the old one.
             self.link.unlink()
             self.nginx.must("systemctl", "reload", UNIT)
             self.wait(lambda: not any(bind_error(*at, dualstack=True) for at in new))
@@ -535,7 +535,7 @@ class Site:
         self.wait(lambda: self.serves(former))
 
     def wait(self, condition) -> None:
-        """Wait for what nginx does after it was asked to."""
+        """Wait for the effect of a reload."""
         self.nginx.wait(condition, f"nginx to serve {' and '.join(self.listen)}")
 
 
@@ -559,14 +559,14 @@ def main():
             "acme_agree": {"type": "bool", "default": False},
             "users": {"type": "list", "elements": "dict", "default": [], "options": users},
             "audit": {"type": "bool", "default": False},
-            # Not secret, but their pages do not belong in the host's journal.
+            # Not secret, but too long for the host's journal.
             "helpers": {"type": "dict", "default": {}, "no_log": True},
         },
         required_if=[("state", "present", ["content"])],
         supports_check_mode=True,
     )
     os.umask(0o022)
-    # What programs say is read here.
+    # The output of programs is parsed.
     module.run_command_environ_update = {"LC_ALL": "C"}
     hold()
     with refusing(module):

@@ -1,5 +1,5 @@
 #!/usr/bin/python
-"""Make one database and its roles in a PostgreSQL server, local or RDS, in one round trip."""
+"""Make one database and its roles on a PostgreSQL server, local or RDS, in one round trip."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ module: postgresql_database
 short_description: One database with an owner, a group that reads and writes, and its logins
 description:
   - The owner owns the database and its tables. The group, without a login, may read and write all
-    tables of the owner in the schema public, also those to come. The logins are members of it.
-  - What is there is compared with what is wanted before anything is changed. Whether a password is
-    the wanted one is found by logging in with it. A password is never sent to the server in clear.
-  - Roles and databases of others are refused, never altered. The password of a login that exists
-    is not changed, as servers may use it. A login that exists without LOGIN rests, and is left
-    alone. One that is made beside another that can log in is made to rest, without a password;
-    M(mlflow_ansible.tracking.postgresql_turn) changes which of the two rests.
-  - The administrator need not be a superuser. CREATEROLE and CREATEDB suffice, from PostgreSQL
-    16 on with ADMIN OPTION on roles that it has not made itself.
+    tables of the owner in the schema public, also future ones. The logins are members of it.
+  - The state is compared with what is wanted before anything is changed. Passwords are checked by
+    logging in, and never sent to the server in clear.
+  - Roles and databases of others are refused, never altered. The password of an existing login is
+    not changed, as servers may use it. A login that exists without LOGIN is disabled, and is left
+    alone. One that is made beside an enabled one is itself disabled, and has no password;
+    M(mlflow_ansible.tracking.postgresql_turn) changes which of the two is disabled.
+  - The administrator need not be a superuser. CREATEROLE and CREATEDB suffice, since PostgreSQL 16
+    with ADMIN OPTION on roles that it has not made itself.
 extends_documentation_fragment: mlflow_ansible.tracking.postgresql
 author: The mlflow-ansible developers (@mlflow-ansible)
 """
@@ -64,7 +64,7 @@ from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals i
 TABLE_RIGHTS = ("SELECT", "INSERT", "UPDATE", "DELETE")
 SEQUENCE_RIGHTS = ("USAGE", "SELECT")
 
-# Rights on the database that PUBLIC (0) and the group have.
+# Rights of PUBLIC (0) and the group on the database.
 DATABASE_RIGHTS = """
 SELECT CASE grantee WHEN 0 THEN '' ELSE pg_get_userbyid(grantee)::text END, privilege_type
 FROM pg_database, aclexplode(coalesce(datacl, acldefault('d', datdba)))
@@ -77,7 +77,7 @@ SELECT pg_get_userbyid(nspowner), pg_has_role(nspowner, 'USAGE'),
        EXISTS (SELECT FROM aclexplode(nspacl) WHERE grantee = 0 AND privilege_type = 'CREATE')
 FROM pg_namespace WHERE nspname = 'public'
 """
-# The owner's tables or sequences in which the group lacks one of the rights.
+# The owner's tables or sequences on which the group lacks a right.
 LACKING = """
 SELECT relname FROM pg_class, unnest(%(rights)s) AS wanted
 WHERE relnamespace = 'public'::regnamespace AND relowner = %(owner)s::regrole
@@ -98,7 +98,7 @@ class Database(Roles):
     """One database, its roles and their rights."""
 
     def run(self) -> None:
-        """Do what is to be done, or in check mode note it in the plan."""
+        """Do what is to be done, or in check mode only plan it."""
         self.look()
         self.log_in()
         check_roles(self.given, self.roles, self.database_owner, self.proven)
@@ -116,12 +116,12 @@ class Database(Roles):
             self.prove(name)
 
     def joining(self) -> list[str]:
-        """Return the logins that are no members of the group yet."""
+        """Return the logins that are not yet members of the group."""
         member_of = {name: role["member_of"] for name, role in self.roles.items()}
         return [name for name in self.logins if self.group not in member_of.get(name, ())]
 
     def altered(self) -> list[str]:
-        """Return the roles that need the administrator's ADMIN OPTION, if they exist already."""
+        """Return the roles that need the administrator's ADMIN OPTION, if they exist."""
         names = [self.group] if self.joining() else []
         becomes = self.owner in self.roles and not self.database_owner
         if self.owner not in self.proven or (becomes and not self.may_become_owner()):
@@ -129,21 +129,21 @@ class Database(Roles):
         return names
 
     def may_become_owner(self) -> bool:
-        """Tell whether the administrator may make a database for the owner, who exists."""
+        """Return whether the administrator may make a database for the owner, who exists."""
         cursor = self.admin.cursor()
         newer = self.admin.server_version >= ADMIN_OPTION_SINCE
         cursor.execute("SELECT pg_has_role(%s, %s)", [self.owner, "SET" if newer else "MEMBER"])
         return cursor.fetchone()[0]
 
     def make_roles(self) -> list[str]:
-        """Make roles, set passwords and memberships, all at once or nothing; return the logins."""
+        """Make roles, set passwords and memberships, in one transaction; return the logins."""
         steps, identifier = [], sql.Identifier
         new = [name for name in (self.owner, self.group, *self.logins) if name not in self.roles]
         able = [name for name in self.logins if name in self.roles and name not in self.resting]
         able = able or [name for name in self.logins if name in new][:1]
         joining = self.joining()
         for name in new:
-            # A login at rest gets its password with its LOGIN.
+            # A disabled login gets its password together with its LOGIN.
             how = sql.SQL("NOLOGIN")
             if name in (self.owner, *able):
                 how = sql.SQL("LOGIN PASSWORD {}").format(self.verifier(name))
@@ -161,14 +161,14 @@ class Database(Roles):
         return [name for name in able if name in {*new, *joining}]
 
     def make_database(self) -> None:
-        """Make the database, unless it is there."""
+        """Make the database, unless it exists."""
         if self.database_owner:
             return
         if not self.makes_databases:
             self.refuse_admin("CREATEDB", f"database {self.name}")
         steps = []
         if not self.admin_is_super and not self.check:
-            # Without being a superuser it makes databases only for roles that it may become.
+            # Unless a superuser, it can make databases only for roles that it may SET ROLE to.
             newer = self.admin.server_version >= ADMIN_OPTION_SINCE
             if not self.may_become_owner():
                 grant = sql.SQL("GRANT {} TO CURRENT_USER" + " WITH INHERIT FALSE" * newer)
@@ -177,11 +177,11 @@ class Database(Roles):
         self.carry_out(self.admin, steps)
         make = sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE template0 ENCODING 'UTF8'")
         make = make.format(sql.Identifier(self.name), sql.Identifier(self.owner))
-        # Cannot be in a transaction; a database without its rights is what the next run finds.
+        # Cannot be in a transaction; the next run grants missing rights.
         self.carry_out(self.admin, [(f"database {self.name}", make)], together=False)
 
     def grant(self) -> None:
-        """Give the group its rights, as the owner, who may always do so."""
+        """Grant the group its rights, as the owner, who may always do so."""
         known = {"owner": self.owner, "group": self.group}
         names = {name: sql.Identifier(value) for name, value in known.items()}
         names["database"] = sql.Identifier(self.name)
@@ -194,7 +194,7 @@ class Database(Roles):
         cursor.execute(DATABASE_RIGHTS)
         rights = set(cursor)
         cursor.execute(IN_USE)
-        # Others may have made use of a database that was here before.
+        # Others may use a database that existed before.
         if rights & {("", "CONNECT"), ("", "TEMPORARY")} and not cursor.fetchone()[0]:
             add("PUBLIC out", "REVOKE CONNECT, TEMPORARY ON DATABASE {database} FROM PUBLIC")
         if (self.group, "CONNECT") not in rights:
@@ -205,7 +205,7 @@ class Database(Roles):
 
         cursor.execute(SCHEMA_RIGHTS, known)
         schema_owner, is_ours, creates, uses, everybody_creates = cursor.fetchone()
-        # A database from before PostgreSQL 15 has a schema public that is the administrator's.
+        # In a database from before PostgreSQL 15 the schema public is the administrator's.
         to = steps if is_ours else by_admin
         if everybody_creates:
             add("CREATE of PUBLIC", "REVOKE CREATE ON SCHEMA public FROM PUBLIC", to)
@@ -246,7 +246,7 @@ def main():
     plan, resting = [f"all of database {given['name']}"], []
     with refusing(module):
         check_names(given)
-        # In check mode neither the server nor a release with psycopg2 may have been installed.
+        # In check mode the server and a release with psycopg2 may not be installed yet.
         is_there = given["admin_host"] or os.path.exists(socket_of(given["admin_port"]))
         if has_psycopg2(given["python"], needed=not check) and (is_there or not check):
             database = ask(Database, given, check)

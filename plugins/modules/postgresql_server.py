@@ -1,28 +1,28 @@
 #!/usr/bin/python
-"""Give Debian's PostgreSQL its settings and make it use them: all in one round trip."""
+"""Configure Debian's PostgreSQL and apply the settings, in one round trip."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: postgresql_server
-short_description: Settings, access and certificate of the one PostgreSQL server on a Debian host
+short_description: Settings, access and certificate of the only PostgreSQL server on a Debian host
 description:
-  - Refuses, before it changes anything, what stands in the way, and to close an address or the port
-    of a server in which others have databases, which has to run so that it can be asked.
+  - Checks for obstacles before any change, and refuses to close an address or the port of a server
+    with databases of others, which has to run for this check.
   - Writes one file in C(conf.d), one marked block in C(pg_hba.conf) and, if given, a certificate
     with its key. Nothing else of the server is changed.
-  - What is invalid never takes effect, and the former files are put back. The server is restarted
-    only for a setting of these that cannot be reloaded. What is left to do is read off the host, so
-    the next run finishes what an interrupted one began.
+  - Invalid settings never take effect, and the former files are restored. The server is restarted
+    only for settings given here that cannot be reloaded. What is left to do is read from the host,
+    so the next run finishes what an interrupted one began.
 options:
   listen_addresses:
-    description: Addresses at which the server listens. C(*) is all.
+    description: Addresses on which the server listens, C(*) for all.
     type: list
     elements: str
     required: true
-  port: {description: TCP port at which it listens., type: int, required: true}
+  port: {description: TCP port on which it listens., type: int, required: true}
   allowed_networks:
-    description: Networks from which roles may log in, over TLS and with SCRAM alone.
+    description: Networks from which roles may log in, only over TLS and with SCRAM.
     type: list
     elements: str
     default: []
@@ -36,7 +36,7 @@ author: The mlflow-ansible developers (@mlflow-ansible)
 """
 
 EXAMPLES = r"""
-- name: Let tracking servers log in
+- name: Allow tracking servers to log in
   mlflow_ansible.tracking.postgresql_server:
     listen_addresses: ['*']
     port: 5432
@@ -87,7 +87,7 @@ from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.system imp
 MARKER = "# Written by Ansible (role postgresql): edits are lost.\n"
 BEGIN = "# BEGIN Ansible (role postgresql): edits up to END are lost."
 END = "# END Ansible (role postgresql)"
-# Read after the files of others in conf.d; only ALTER SYSTEM comes later still.
+# Read after others' files in conf.d; only ALTER SYSTEM is read later.
 SETTINGS = "conf.d/zz-ansible.conf"
 CERTIFICATE = "ansible.crt"
 KEY = "ansible.key"
@@ -100,8 +100,8 @@ OWN = {
 }
 WAIT_SECONDS = 30
 
-# One line of JSON each. The first looks at the files on disk, after which pending_restart in the
-# second tells what of them needs a restart, loaded or not.
+# One line of JSON each. The first reads the files on disk, after which pending_restart in the
+# second shows which of their settings need a restart, loaded or not.
 LOOK = [
     "SELECT json_agg(json_build_object('name', name, 'file', sourcefile, 'seqno', seqno))"
     " FROM pg_file_settings",
@@ -119,16 +119,16 @@ LOOK = [
 
 
 def quoted(text: str) -> str:
-    """Return a value as postgresql.conf has it."""
+    """Return a value in postgresql.conf's syntax."""
     for char, escaped in (("\\", "\\\\"), ("'", "''"), ("\n", "\\n")):
         text = text.replace(char, escaped)
     return f"'{text}'"
 
 
 def with_block(text: str, lines: list[str]) -> str:
-    """Return the text of pg_hba.conf with our block, in its former place or at the end.
+    """Return the text of pg_hba.conf with this role's block, in its former place or at the end.
 
-    The first line that fits decides, so at the end it overrules nothing.
+    The first matching line decides, so at the end it overrides nothing.
     """
     block = "\n".join([BEGIN, *lines, END, ""])
     whole = re.compile(rf"(?ms)^{re.escape(BEGIN)}\n.*?^{re.escape(END)}\n")
@@ -144,7 +144,7 @@ def with_block(text: str, lines: list[str]) -> str:
 
 
 def network(text: str) -> str:
-    """Return a network as pg_hba.conf has it."""
+    """Return a network in pg_hba.conf's syntax."""
     if text in ("samehost", "samenet"):
         return text
     try:
@@ -157,7 +157,7 @@ def network(text: str) -> str:
 
 
 def check_certificate(certificate: str, key: str) -> None:
-    """Refuse a certificate and a key that do not belong together."""
+    """Refuse a certificate and a key that do not match."""
     if bool(certificate) != bool(key):
         raise Refused(
             "Wanted postgresql_tls_certificate and postgresql_tls_key, or neither; found one of "
@@ -176,10 +176,10 @@ def check_certificate(certificate: str, key: str) -> None:
 def resolve(
     name: str, setting: str = "postgresql_listen_addresses", remedy: str = "correct it"
 ) -> list:
-    """Return the addresses that PostgreSQL makes of one of its listen_addresses.
+    """Return the addresses that PostgreSQL resolves one of its listen_addresses to.
 
     Args:
-        setting, remedy: For an error: where the name is set, and what to do about it.
+        setting, remedy: For errors: where the name is set, and what to do.
     """
     if name == "*":
         return [ipaddress.ip_address("0.0.0.0"), ipaddress.ip_address("::")]
@@ -224,7 +224,7 @@ class Server:
         networks = ["samehost", *map(network, params["allowed_networks"])]
         self.access = [f"hostssl all all {net} scram-sha-256" for net in dict.fromkeys(networks)]
 
-    # What is found.
+    # State.
 
     def look(self) -> None:
         """Find the packages and the cluster."""
@@ -233,14 +233,14 @@ class Server:
         states = package_states(self.run, "postgresql*", "python3-psycopg2")
         there = {name for name, state in states.items() if state == "installed"}
         half = HALF & set(states.values())
-        # Any version will do; without one it is the distribution's.
+        # Any version will do; without one the distribution's is installed.
         server = any(re.fullmatch(r"postgresql-\d+", name) for name in there) and not half
         wanted = {"postgresql": server, "python3-psycopg2": "python3-psycopg2" in there}
         self.missing = [name for name, ok in wanted.items() if not ok]
         self.cluster = self.find_cluster() if server else {}
 
     def find_cluster(self) -> dict:
-        """Return what pg_lsclusters says of the one cluster, and note its places."""
+        """Return pg_lsclusters' entry of the only cluster, and note its paths."""
         clusters = json.loads(self.must("pg_lsclusters", "--json"))
         if len(clusters) != 1:
             found = ", ".join(f"{each['version']}/{each['cluster']}" for each in clusters) or "none"
@@ -258,14 +258,14 @@ class Server:
         return cluster
 
     def running(self) -> list[str]:
-        """Return postmaster.pid: line 1 is the process, 4 the port, 5 the socket's folder."""
+        """Return postmaster.pid: line 1 is the pid, 4 the port, 5 the socket's folder."""
         file = self.data / "postmaster.pid"
         lines = file.read_text().splitlines() if file.exists() else []
         alive = lines and (self.root / "proc" / lines[0]).exists()
         return lines if alive and len(lines) > 4 else []
 
     def psql(self, *statements: str) -> list[str]:
-        """Return what the server answers its administrator, or nothing if it does not answer."""
+        """Return the server's output for its administrator, empty if it does not answer."""
         lines = self.running()
         if not lines:
             return []
@@ -284,7 +284,7 @@ class Server:
         return [] if code else said.splitlines()
 
     def state(self) -> dict:
-        """Return what the server knows of its files, nothing if it does not answer."""
+        """Return what the server reports about its files, empty if it does not answer."""
         answer = self.psql(*LOOK)
         if not answer:
             return {}
@@ -292,7 +292,7 @@ class Server:
         return found | {"settings": json.loads(answer[0]) or []}
 
     def want(self) -> None:
-        """Note the settings, and the text and mode of each file, None where there is to be none."""
+        """Note the wanted settings, and text and mode of each file, None if it must not exist."""
         certificate, key = self.folder / CERTIFICATE, self.folder / KEY
         values = {"listen_addresses": ", ".join(self.listen), "port": self.port, "ssl": True}
         self.files: dict[Path, tuple[str, int] | None] = {certificate: None, key: None}
@@ -318,7 +318,7 @@ class Server:
         self.former_names = set(re.findall(r"(?m)^(\w[\w.]*) = ", former))
 
     def differing(self) -> list[Path]:
-        """Return the files that are not as wanted."""
+        """Return the files that differ from what is wanted."""
         return [
             path
             for path, wanted in self.files.items()
@@ -327,35 +327,35 @@ class Server:
 
     @staticmethod
     def content(path: Path) -> tuple[str, int]:
-        # To the byte, whatever others have in there.
+        # Byte by byte, whatever encoding others use.
         text = path.read_bytes().decode("utf-8", "surrogateescape")
         return text, path.stat().st_mode & 0o777
 
     def is_loaded(self, state: dict) -> bool:
-        """Tell whether the running server has read the files as they are."""
+        """Return whether the running server has loaded the current files."""
         newest = max(path.stat().st_mtime for path in self.files if path.exists())
         return bool(state) and state["loaded"] > newest
 
     def pending(self, state: dict) -> list[str]:
-        """Return the settings of ours, or that were, for which the server has to be restarted."""
+        """Return our present or former settings for which the server has to be restarted."""
         return sorted((self.settings.keys() | self.former_names) & set(state["pending"]))
 
     def will_be_pending(self, state: dict) -> list[str]:
-        """Return the settings for which it will have to be, once the files are written."""
+        """Return the settings that will require a restart once the files are written."""
         fixed, gone = state["fixed"], self.former_names - self.settings.keys()
         changed = {name for name, value in self.settings.items() if fixed.get(name, value) != value}
         return sorted(changed | gone & fixed.keys())
 
     def answers_over_tls(self) -> bool:
-        """Tell whether the server answers at the first address, and with the certificate."""
+        """Return whether the server answers at the first address, and with the certificate."""
         served = served_certificate(self.listen[0], self.port, postgresql=True)
         wanted = self.params["tls_certificate"]
         return bool(served) and (not wanted or served == der(wanted))
 
-    # What is refused.
+    # Checks.
 
     def check_port(self) -> None:
-        """Refuse an address that is not the host's, or that another process has."""
+        """Refuse an address that is not the host's, or that another process uses."""
         proc = self.root / "proc"
         lines = self.running() if self.cluster else []
         ours = holders(proc, int(lines[0])) if lines else {}
@@ -375,7 +375,7 @@ class Server:
                         f"{pid} ({command}) listening there; stop that, or choose another "
                         "postgresql_port."
                     )
-                # A host without IPv6 is no reason to refuse `*` or localhost.
+                # Without IPv6 on the host `*` and localhost still work.
                 if error == errno.EADDRNOTAVAIL and name not in ("*", "localhost"):
                     raise Refused(
                         f"Wanted PostgreSQL to listen on {address}; found that the host says "
@@ -384,7 +384,7 @@ class Server:
                     )
 
     def check_settings(self) -> None:
-        """Refuse settings that PostgreSQL does not accept, before they are anywhere on disk."""
+        """Refuse settings that PostgreSQL rejects, before they are written to disk."""
         main = self.cluster["configdir"] + "/postgresql.conf"
         with in_memory(f"include {quoted(main)}\n{self.files[self.conf][0]}") as (path,):
             command = ["/usr/sbin/runuser", "-u", self.user.pw_name, "--"]
@@ -400,7 +400,7 @@ class Server:
             )
 
     def check_state(self, state: dict, written: bool) -> None:
-        """Refuse what keeps the server from using the files that are on disk."""
+        """Refuse whatever keeps the server from using the files on disk."""
         if state["hba_file"] != f"{self.cluster['configdir']}/pg_hba.conf":
             raise Refused(
                 f"Wanted access to be decided in {self.hba}; found that the server reads "
@@ -424,9 +424,9 @@ class Server:
                 )
 
     def check_who_is_cut_off(self, state: dict) -> None:
-        """Refuse to close an address or a port of a server that others have set up and use.
+        """Refuse to close an address or the port of a server that others have set up and use.
 
-        Only before our first file is there: a variable that is changed later is meant.
+        Only until our first file exists: later changes of a variable are intended.
         """
         if self.conf.exists():
             return
@@ -459,16 +459,16 @@ class Server:
                 )
 
     def has_databases(self) -> bool:
-        """Tell from its files whether a server has other databases than initdb's."""
-        # Theirs have numbers below FirstNormalObjectId; one in a tablespace is not in base.
+        """Return, from its files, whether a server has other databases than initdb's."""
+        # initdb's have ids below FirstNormalObjectId; one in a tablespace is not in base.
         names = [path.name for path in (self.data / "base").iterdir()]
         made = [name for name in names if name.isdigit() and int(name) >= 16384]
         return bool(made) or any((self.data / "pg_tblspc").iterdir())
 
-    # What is done.
+    # Changes.
 
     def plan(self) -> list[str]:
-        """Return what is to be done, or refuse it. Changes nothing."""
+        """Return what is to be done, or raise Refused. Changes nothing."""
         self.look()
         self.check_port()
         if not self.cluster:
@@ -496,11 +496,11 @@ class Server:
         return plan
 
     def as_owner(self):
-        """Touch files as their owner does: what they can put in our way is then their own alone."""
+        """Access files as their owner, who then cannot redirect root to other files."""
         return acting_as(self.cluster["owneruid"], self.cluster["ownergid"])
 
     def carry_out(self, plan: list[str]) -> None:
-        """Do what is planned. If the server refuses the files, the former ones are put back."""
+        """Carry out the plan. If the server rejects the files, the former ones are restored."""
         if self.missing:
             raise Refused(
                 f"Wanted the Debian packages {' and '.join(self.missing)}; found them missing; run "
@@ -530,7 +530,7 @@ class Server:
 
     @contextlib.contextmanager
     def former_files_on_failure(self):
-        """Put the files back as they were, and the server to work with them, if it refuses ours."""
+        """Restore the former files, and make the server use them, if it rejects ours."""
         alive = bool(self.running())
         with self.as_owner():
             there = [path for path in self.files if path.exists()]
@@ -546,7 +546,7 @@ class Server:
                     content, status = former[path]
                     if content != self.content(path):
                         write(path, *content)
-                    # Else the next run would take it for a change that is to be loaded.
+                    # Otherwise the next run would take it for a change to load.
                     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
             if alive and not self.running():
                 self.run(["systemctl", "start", self.unit])
@@ -564,19 +564,19 @@ class Server:
             time.sleep(0.1)
 
     def must(self, *command: str) -> str:
-        """Return the output of a command that has to succeed."""
+        """Return the output of a command; raise Refused if it fails."""
         code, said, error = self.run(list(command))
         if code:
             self.fail(f"`{' '.join(command)}` to succeed", error.strip())
         return said
 
     def fail(self, wanted: str, found: str) -> None:
-        """Refuse, with the end of the server's log."""
+        """Raise Refused, with the end of the server's log."""
         tail = []
         if self.cluster and os.path.exists(self.cluster["logfile"]):
             with self.as_owner():
                 lines = Path(self.cluster["logfile"]).read_text(errors="replace").splitlines()
-            # What others asked the server, which it may have noted too, is nobody's business.
+            # Not the queries of others, which may be logged, too.
             own = re.compile(r"\b(LOG|WARNING|FATAL|HINT): +(?! |statement|duration|execute|AUDIT)")
             tail = [line for line in lines if own.search(line)][-9:]
         raise Refused(

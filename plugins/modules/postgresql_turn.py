@@ -1,39 +1,39 @@
 #!/usr/bin/python
-"""Let the two logins of a database in a PostgreSQL server take turns, one half at a time."""
+"""Let the two logins of a PostgreSQL database take turns, one half of a turn at a time."""
 
 from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: postgresql_turn
-short_description: Of two logins of a database, let the one that rests take the place of the other
+short_description: Replace one of two logins of a database with the other, disabled one
 description:
   - Database and roles must exist; M(mlflow_ansible.tracking.postgresql_database) makes them. Roles
     and databases of others are refused, never altered. A password is never sent in clear.
-  - A turn that was interrupted is continued, never reversed. After a complete one nothing is done
-    until O(passwords) has a new one for the login that rests.
-  - The administrator need not be a superuser. CREATEROLE suffices, from PostgreSQL 16 on with ADMIN
+  - An interrupted turn is continued, never reversed. After a complete one nothing is done until
+    O(passwords) has a new password for the disabled login.
+  - The administrator need not be a superuser. CREATEROLE suffices, since PostgreSQL 16 with ADMIN
     OPTION on both logins.
 options:
   turn:
     description:
-      - V(awake) gives the login whose turn it is LOGIN and its password, and notes that the other
-        one leaves. V(rest) waits until nobody is logged in as that other one and takes its LOGIN.
+      - V(awake) gives the next login LOGIN and its password, and notes that the former one is to
+        be disabled. V(rest) waits until the former one has no sessions and removes its LOGIN.
     type: str
     choices: [awake, rest]
     required: true
   serving: {description: Logins that the servers use., type: list, elements: str, default: []}
   kept:
-    description: Logins that the servers used before, as long as they keep the password.
+    description: Logins that the servers used before, as long as they retain the password.
     type: list
     elements: str
     default: []
-  patience: {description: Seconds for sessions to end., type: int, default: 60}
+  patience: {description: Timeout in seconds for sessions to end., type: int, default: 60}
 extends_documentation_fragment: mlflow_ansible.tracking.postgresql
 author: The mlflow-ansible developers (@mlflow-ansible)
 """
 
 EXAMPLES = r"""
-- name: Let both logins log in
+- name: Enable both logins
   mlflow_ansible.tracking.postgresql_turn:
     name: mlflow
     owner: mlflow_owner
@@ -51,10 +51,10 @@ resting:
   type: list
   elements: str
   returned: success
-comes: {description: The login whose turn it is., type: str, returned: success}
-leaves: {description: The other one., type: str, returned: success}
+comes: {description: The next login., type: str, returned: success}
+leaves: {description: The former login., type: str, returned: success}
 whole:
-  description: Whether the last turn is complete, and there is no password for the next one.
+  description: Whether the last turn is complete, and there is no password for another.
   type: bool
   returned: success
 """
@@ -81,7 +81,7 @@ from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals i
     refusing,
 )
 
-# Everybody may see who is logged in, but not from where.
+# Any role may see who is logged in, but not from where.
 SESSIONS = """
 SELECT pid, coalesce(host(client_addr), 'its own host'), application_name
 FROM pg_stat_activity WHERE usename = %s ORDER BY pid
@@ -89,14 +89,14 @@ FROM pg_stat_activity WHERE usename = %s ORDER BY pid
 
 
 def whose_turn(given: dict, roles: dict) -> tuple[str, str]:
-    """Return which login is to serve, and which is to leave.
+    """Return the next login, and the former one.
 
-    A turn that is under way continues. Its traces are a note at the role that leaves or, once that
-    one has lost its LOGIN, its password on servers that used it.
+    A turn under way continues. Its traces are a note at the former role or, once that has lost its
+    LOGIN, its password on servers that used it.
 
     Args:
         given: The module's options.
-        roles: What is known of each role that exists, by its name.
+        roles: Properties of each existing role, by name.
     """
     logins, serving = given["logins"], set(given["serving"])
     if len(logins) != 2:
@@ -130,7 +130,7 @@ def whose_turn(given: dict, roles: dict) -> tuple[str, str]:
 
 
 def leaving(name: str) -> str:
-    """Return the note at a role that is about to rest."""
+    """Return the note at a role that is about to be disabled."""
     return f"{name} takes its place"
 
 
@@ -138,12 +138,12 @@ class Turn(Roles):
     """Two logins that take turns.
 
     Attributes:
-        comes, leaves: The login whose turn it is, and the other one.
-        is_whole: The last turn is complete, and there is no password for the next one.
+        comes, leaves: The next login, and the former one.
+        is_whole: The last turn is complete, and there is no password for another.
     """
 
     def run(self) -> None:
-        """Do one half of a turn, or in check mode note it in the plan."""
+        """Do one half of a turn, or in check mode only plan it."""
         self.look()
         self.log_in()
         check_roles(self.given, self.roles, self.database_owner, self.proven)
@@ -158,11 +158,11 @@ class Turn(Roles):
             self.rest()
 
     def awake(self) -> None:
-        """Let the one log in whose turn it is, and note that the other leaves."""
+        """Enable the next login, and note that the former one is to be disabled."""
         comes, leaves, steps = self.comes, self.leaves, []
         needs_note = leaves not in self.resting and self.roles[leaves]["note"] != leaving(comes)
         if comes not in self.proven or needs_note:
-            # Also the one whose LOGIN the second half takes.
+            # Also the one whose LOGIN the second half removes.
             self.check_alterable([comes] if leaves in self.resting else [comes, leaves])
         if comes not in self.proven:
             self.check_new_password()
@@ -178,7 +178,7 @@ class Turn(Roles):
             self.prove(comes)
 
     def check_new_password(self) -> None:
-        """Refuse another password for the login that comes if that one is in use."""
+        """Refuse a new password for the next login if that is in use."""
         comes = self.comes
         in_use = comes not in self.resting and self.is_busy(comes)
         if comes in self.given["serving"] or in_use:
@@ -190,7 +190,7 @@ class Turn(Roles):
             )
 
     def has_former_password(self, name: str) -> bool:
-        """Tell whether a login that rests still has the password that is in the vault."""
+        """Return whether a disabled login still has the password in the vault."""
         try:
             self.as_role(name)
         except WrongPassword:
@@ -198,7 +198,7 @@ class Turn(Roles):
         return True
 
     def rest(self) -> None:
-        """Take the LOGIN of the one that leaves, once nobody is logged in as it any more."""
+        """Remove the LOGIN of the former one, once it has no sessions."""
         leaves, steps = self.leaves, []
         if leaves in self.given["serving"]:
             raise Refused(
@@ -217,7 +217,7 @@ class Turn(Roles):
         self.alter([(what, sql.SQL(statement).format(name)) for what, statement in steps])
 
     def wait_until_nobody_is(self, name: str) -> None:
-        """Wait for the sessions of a login to end, as long as the option `patience` says."""
+        """Wait for the sessions of a login to end, within the timeout `patience`."""
         until = time.monotonic() + self.given["patience"]
         while self.is_busy(name):
             if time.monotonic() >= until:
@@ -230,15 +230,15 @@ class Turn(Roles):
             time.sleep(0.5)
 
     def is_busy(self, name: str) -> bool:
-        """Tell whether somebody is logged in as a role."""
+        """Return whether a role has sessions."""
         cursor = self.admin.cursor()
         cursor.execute(SESSIONS, [name])
         return cursor.fetchone() is not None
 
     def sessions(self, name: str) -> str:
-        """Return who is logged in as a role, in words."""
-        # An administrator who is no superuser sees from where only as a member of that role: it
-        # becomes one for this question alone.
+        """Describe the sessions of a role."""
+        # Unless a superuser, the administrator sees their origin only as a member of the role: it
+        # becomes one for this query alone.
         inherit = " WITH INHERIT TRUE" if self.admin.server_version >= ADMIN_OPTION_SINCE else ""
         grant = sql.SQL("GRANT {} TO CURRENT_USER" + inherit).format(sql.Identifier(name))
         self.admin.autocommit = False
