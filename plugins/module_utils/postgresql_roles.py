@@ -97,7 +97,7 @@ def remedy(said: str, user: str, place: str) -> str | None:
         ),
         (
             ["Peer authentication failed", "Ident authentication failed"],
-            f"the system's user {user} to be let in by {place}",
+            f"the system's user {user} to be admitted by {place}",
             "write `local all all peer` into its pg_hba.conf, or set postgresql_admin_user",
         ),
         (

@@ -205,7 +205,7 @@ def render(ports: list[int], sets: dict[str, str], trial: bool = False) -> str:
     return f"""\
 {MARKER}{DELETE}table {TABLE} {{
     chain input {{
-        # After the filters of others: what they drop stays dropped, what they let in is asked here.
+        # After the filters of others: what they drop stays dropped, what they admit is asked here.
         type filter hook input priority filter + 10; policy drop;
         ct state established,related accept
 {older}        iif lo accept

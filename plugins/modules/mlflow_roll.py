@@ -466,32 +466,32 @@ class Roll(HostedInstance):
         Errors on the way back are reported too, but do not stop the remaining steps.
         """
         wanted = f"{self.unit(new)} to be ready within {self.ready_timeout} s"
-        told = [f"Wanted {wanted}; found: {why.rstrip('.')}."]
-        self.attempt(told, "stop", new)
+        report = [f"Wanted {wanted}; found: {why.rstrip('.')}."]
+        self.attempt(report, "stop", new)
         if self.host.show(self.unit(new))["ActiveState"] == "failed":
             # The host's monitoring should not alert for an idle colour.
-            self.attempt(told, "reset-failed", new)
+            self.attempt(report, "reset-failed", new)
         if old and not self.is_active(old):
-            self.attempt(told, "start", old)
+            self.attempt(report, "start", old)
         if not old:
-            told.append("Nothing has served yet.")
+            report.append("Nothing has served yet.")
         elif still := self.wait_for_answer(old):
-            told.append(f"{self.unit(old)}, which served before, does not work either: {still}.")
+            report.append(f"{self.unit(old)}, which served before, does not work either: {still}.")
         else:
-            told.append(f"{self.unit(old)} serves what it served before.")
-        told.append("Fix what the journal says and run again. The journal:\n")
+            report.append(f"{self.unit(old)} serves what it served before.")
+        report.append("Fix what the journal says and run again. The journal:\n")
         try:
-            told.append(self.host.journal(self.unit(new), since))
+            report.append(self.host.journal(self.unit(new), since))
         except (Refused, OSError) as error:
-            told.append(str(error))
-        return " ".join(told)
+            report.append(str(error))
+        return " ".join(report)
 
-    def attempt(self, told: list[str], verb: str, colour: str) -> None:
+    def attempt(self, report: list[str], verb: str, colour: str) -> None:
         """Run systemctl on a colour's unit, and append the error if it fails."""
         try:
             self.host.command("systemctl", verb, self.unit(colour))
         except (Refused, OSError) as error:
-            told.append(str(error))
+            report.append(str(error))
 
     def point_to(self, colour: str) -> None:
         """Point the link to a colour's socket, atomically."""

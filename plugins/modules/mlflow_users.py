@@ -189,7 +189,7 @@ class Users:
         self.numbers: dict[tuple[str, str], str | None] = {}
         self.wrong: list[str] = []
         self.plan: list[str] = []
-        self.mighty: list[str] = []
+        self.administrators: list[str] = []
         self.others: list[str] = []
         self.deleted: list[str] = []
         self.unlisted: list[str] = []
@@ -227,7 +227,9 @@ class Users:
             self.others = [
                 name for name in found if name not in known and not found[name]["is_admin"]
             ]
-        self.mighty = [name for name in found if found[name]["is_admin"] and name not in known]
+        self.administrators = [
+            name for name in found if found[name]["is_admin"] and name not in known
+        ]
         others = [user for user in found.values() if not self.is_mighty_or_gone(user)]
         self.refuse_owners(others)
         self.unlisted = [text for user in others for text in self.beyond_the_list(user)]
@@ -480,10 +482,11 @@ def main() -> None:
                 f"Wanted the server to answer on {users.host.link}; found: {error}; look at its "
                 "journal."
             ) from error
-    if users.mighty:
+    if users.administrators:
         module.warn(
             "Wanted administrators that are listed; found that "
-            f"{', '.join(users.mighty)} may do everything, too; list them, or with state: absent."
+            f"{', '.join(users.administrators)} are administrators, too; list them, or remove "
+            "them with state: absent."
         )
     if users.deleted:
         module.warn(

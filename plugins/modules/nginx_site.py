@@ -181,8 +181,8 @@ class Site:
         self.warnings = self.certificates.check()
         if params["users"] and params["tls"] == "none" and not address.is_loopback:
             self.warnings.append(
-                "nginx_users without nginx_tls: whoever is on the way reads the passwords, unless "
-                "TLS ends before nginx."
+                "nginx_users without nginx_tls: anyone on the network path reads the passwords, "
+                "unless TLS ends before nginx."
             )
         acme = params["tls"] == "acme"
         self.helpers = Helpers(self.name, params["helpers"], acme, self.nginx)

@@ -276,7 +276,7 @@ class Server:
         code, said, error = self.run(["/usr/sbin/runuser", "-u", self.user.pw_name, "--", *command])
         if code and ("authentication failed" in error or "no password supplied" in error):
             raise Refused(
-                f"Wanted the system's user {self.user.pw_name} to be let in through the socket; "
+                f"Wanted the system's user {self.user.pw_name} to be admitted through the socket; "
                 f"found: {error.strip()}; write `local all {self.user.pw_name} peer` as the first "
                 f"line of {self.hba}."
             )

@@ -18,7 +18,7 @@ WANTED = ROOT / "tests/cases.json"
 # Tests of roles, which a scenario has if it has their hosts.
 OF_ROLES = ROOT / "tests/testinfra"
 # What a run of tests depends on, so that a change of a text alone repeats what has run already.
-CONTENT = ["roles", "playbooks", "site.yml", "molecule", "tests"]
+CONTENT = ["plugins", "roles", "playbooks", "site.yml", "molecule", "tests"]
 
 left = pytest.StashKey[list]()
 

@@ -196,8 +196,8 @@ def test_an_administrator_who_is_not_listed_is_told_and_left_alone():
     server = Server()
     server.passwords["former"] = "still good"
     server.admins.add("former")
-    assert run(server).mighty == ["former"]
-    assert run(server, user("former", password="still good", admin=True)).mighty == []
+    assert run(server).administrators == ["former"]
+    assert run(server, user("former", password="still good", admin=True)).administrators == []
 
 
 def test_an_administrator_who_cannot_log_in_gets_the_password_that_is_wanted():
@@ -441,7 +441,7 @@ def test_who_only_sets_the_administrators_password_is_told_nothing_of_others():
     given = {"admin": "admin", "admin_password": "a new password", "users": []}
     made = mlflow_users.Users(server, given | {"only_admin": True}, False)
     made.run()
-    assert (made.plan, made.mighty, made.unlisted) == (["password of admin"], [], [])
+    assert (made.plan, made.administrators, made.unlisted) == (["password of admin"], [], [])
     assert server.asked == []
 
 
@@ -559,7 +559,7 @@ def test_who_runs_it_is_warned_of_what_nobody_else_would_see(monkeypatch, capsys
         assert said["unlisted"] == unlisted
         first, other, second = (warnings.pop(0) for _ in range(3))
         assert "found that mallory can log in, too" in other
-        assert "found that former may" in first
+        assert "found that former are" in first
         assert f"found {unlisted[0]}; list them, or take them away" in second
     server.serves = False
     with patch_module_args(given), pytest.raises(SystemExit):

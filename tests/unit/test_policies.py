@@ -314,3 +314,40 @@ def test_no_name_is_one_that_an_operator_may_have(path):
     roles = tuple(f"{role.name}_" for role in ROOT.glob("roles/*"))
     ours = ("__", "ansible_", *roles)
     assert [name for name in sorted(given) if not name.startswith(ours)] == []
+
+
+# What the field does not say, and what it says instead.
+FOREIGN = {
+    r"mend(s|ed|ing)?": "fix",
+    r"heed(s|ed|ing)?": "use, apply",
+    r"told": "reported, warned of",
+    r"lets? in": "admits",
+    r"(goes|go) before": "takes precedence over",
+    r"parted by": "separated by",
+    r"mighty": "privileged",
+    r"slips? of the pen": "typo",
+    r"whoever": "anyone who",
+    r"(he|him|his)": "they",
+}
+
+
+@pytest.mark.parametrize("word", FOREIGN)
+def test_words_are_those_of_the_field(word):
+    """People who read a page or a comment for the first time know these, and look for these."""
+    files = [
+        ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
+    ]
+    for pattern in ("docs/*.md", "playbooks/**/*.yml", "plugins/**/*.py", "roles/**/*"):
+        files += [path for path in ROOT.glob(pattern) if "collections" not in path.parts]
+    # A template or a file of a host has a comment changed with its content: that alone is a roll.
+    files = [path for path in files if path.suffix in (".md", ".yml", ".py")]
+    files = [path for path in files if path.parent.name != "files"]
+    assert len(files) > 150
+    pattern = re.compile(rf"(?i)\b{word}\b")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in files
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if pattern.search(line)
+    ]
+    assert found == [], f"say {FOREIGN[word]}"

@@ -115,7 +115,7 @@ BROKEN = {
                 "mlflow_server_artifacts_destination": "file:///srv/a",
                 "mlflow_server_secret_environment": {"A_KEY": f"x{EXAMPLE}"},
             },
-            "as mlflow or mlflow-team-a; found mlflow_server_instance: MLflow!; use small letters",
+            "as mlflow or mlflow-team-a; found mlflow_server_instance: MLflow!; use lowercase",
             "from 1 to 65535; found mlflow_server_port: 0; choose another",
             'mlflow_server_public_names; found ["*"]; list each name or address by itself',
             "Wanted names of environment variables in mlflow_server_environment, mlflow_server_",
@@ -176,7 +176,7 @@ BROKEN = {
     ],
     (
         "roles/mlflow_server/tasks/login.yml",
-        "Login | Refuse a login that lets in whom it should not",
+        "Login | Refuse a login that admits people it should not",
     ): [
         (
             {
