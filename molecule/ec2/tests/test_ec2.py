@@ -73,11 +73,13 @@ def folder(host, address, tmp_path_factory):
 def site(account, folder):
     """Return a function that runs the collection's playbook, as its tarball has installed it.
 
-    In a folder that has nothing else of ours, and with Ansible's own settings.
+    In a folder that has nothing else of ours, and with Ansible's own settings but for one.
     """
     install(folder)
     own = environment(**account.environment) | {
         "ANSIBLE_COLLECTIONS_PATH": str(folder / "collections"),
+        # As the README advises for an ansible.cfg of one's own.
+        "ANSIBLE_PIPELINING": "true",
         "ANSIBLE_HOME": str(folder / "ansible"),
         "ANSIBLE_SSH_COMMON_ARGS": f"-F {folder}/ssh_config",
         "ANSIBLE_SSH_CONTROL_PATH_DIR": str(folder / "connections"),

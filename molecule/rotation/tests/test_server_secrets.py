@@ -43,7 +43,8 @@ def test_a_rotation_killed_at_another_boundary_is_finished(fleet, account, point
 
 def test_servers_that_are_away_meanwhile_roll_in_turn_and_none_after_one_that_fails(fleet, account):
     """Else a bad secret would take all of them down, one after the other."""
-    first, second = fleet.servers
+    # As they are in the inventory.
+    first, second = "rotation-debian13", "rotation-debian12"
     before = slots(fleet)
     with fleet.idle_colour_killed(first):
         said = fleet.refuse(ROTATE, mlflow_server_roll="stop_start")
