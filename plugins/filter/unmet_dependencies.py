@@ -16,22 +16,22 @@ from packaging.version import InvalidVersion
 HERE = Path(__file__).resolve().parents[2]
 
 
-def version_of(folder: Path) -> str:
-    """Return the version of a collection, installed or a checkout.
+def information(folder: Path) -> Mapping:
+    """Return what a collection says of itself, installed or a checkout.
 
     Raises:
-        OSError: It has none.
+        OSError: It says nothing.
     """
     if (manifest := folder / "MANIFEST.json").exists():
-        return json.loads(manifest.read_text())["collection_info"]["version"]
-    return yaml.safe_load((folder / "galaxy.yml").read_text())["version"]
+        return json.loads(manifest.read_text())["collection_info"]
+    return yaml.safe_load((folder / "galaxy.yml").read_text())
 
 
 def installed(name: str) -> str:
     """Return the version of the collection that Ansible would use, or what was found instead."""
     try:
         (folder, *_) = import_module(f"ansible_collections.{name}").__path__
-        return str(version_of(Path(folder)))
+        return str(information(Path(folder))["version"])
     except ImportError:
         return "none"
     except (OSError, KeyError):
@@ -42,9 +42,7 @@ def installed(name: str) -> str:
 def wanted(folder: Path) -> tuple[str, Mapping[str, str]]:
     """Return the version range of ansible-core, and those of collections by name."""
     core = yaml.safe_load((folder / "meta/runtime.yml").read_text())["requires_ansible"]
-    if (manifest := folder / "MANIFEST.json").exists():
-        return core, json.loads(manifest.read_text())["collection_info"]["dependencies"]
-    return core, yaml.safe_load((folder / "galaxy.yml").read_text())["dependencies"]
+    return core, information(folder)["dependencies"]
 
 
 def fits(version: str, ranges: str) -> bool:

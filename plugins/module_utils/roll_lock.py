@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.hosts import Host
+from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.locks import try_lock
 from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals import Refused
 from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.slots import Instance
 
@@ -44,13 +44,9 @@ class Lock:
         """
         with open(self.path, "a+") as self.file:
             os.fchmod(self.file.fileno(), 0o600)
-            while True:
-                try:
-                    fcntl.flock(self.file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    self.look_at_holder()
-                    self.host.sleep(0.2)
+            while not try_lock(self.file.fileno()):
+                self.look_at_holder()
+                self.host.sleep(0.2)
             self.until = self.host.now() + seconds
             self.note(step)
             try:
