@@ -97,7 +97,7 @@ def test_a_certificate_that_cannot_be_served_is_refused(host):
 
 
 def test_a_certificate_for_other_names_than_clients_come_by_is_told(host):
-    """Told and not refused: a load balancer in front may come by a name of its own."""
+    """A warning, not a refusal: a load balancer in front may use a name of its own."""
     wildcard = given_pair("*.example.com")
     assert host.site(**wildcard, subjects=["MLflow.example.com."]).warnings == []
     (warning,) = host.site(**wildcard, subjects=["example.com", "a.b.example.com"]).warnings

@@ -199,7 +199,7 @@ def test_site_only_imports():
 
 
 def test_becoming_root_is_said_by_the_plays_at_hosts():
-    """In ansible.cfg it would apply to localhost too, and not to who has another."""
+    """In ansible.cfg it would apply to localhost too, and not with another ansible.cfg."""
     config = configparser.ConfigParser()
     config.read(ROOT / "ansible.cfg")
     assert not config.has_section("privilege_escalation")

@@ -61,7 +61,7 @@ def test_it_runs_without_ansible():
 
 def test_a_probe_has_the_slots_environment_and_a_folder_of_its_own(tmp_path):
     """The server's is emptied by each of its starts: one that was killed while it was proven took
-    the probe's object along, and the operator was told that the artifact store had refused it.
+    the probe's object along, and the operator read that the artifact store had refused it.
     """
     slot = tmp_path / "green"
     slot.mkdir()

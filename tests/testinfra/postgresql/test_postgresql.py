@@ -5,9 +5,7 @@ import datetime
 import ipaddress
 import os
 import re
-import sys
 import threading
-from pathlib import Path
 
 import psycopg2
 import pytest
@@ -15,16 +13,14 @@ import scenario
 import testinfra
 from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.postgresql_roles import ask
 from ansible_collections.mlflow_ansible.tracking.plugins.module_utils.refusals import Refused
+from ansible_collections.mlflow_ansible.tracking.plugins.modules.postgresql_database import Database
+from ansible_collections.mlflow_ansible.tracking.plugins.modules.postgresql_turn import Turn
 from control import Control
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from kills import Killed
 from testinfra.utils.ansible_runner import AnsibleRunner
-
-ROOT = Path(__file__).resolve().parents[3]
-sys.path.insert(0, str(ROOT / "plugins/modules"))
-from postgresql_database import Database  # noqa: E402
-from postgresql_turn import Turn  # noqa: E402
 
 group = "database"
 
@@ -34,10 +30,6 @@ PLAYBOOK = "playbooks/database.yml"
 INVENTORY = os.path.dirname(os.environ.get("MOLECULE_INVENTORY_FILE", ""))
 # It asks ansible-inventory once, which takes a second.
 RUNNER = AnsibleRunner(INVENTORY)
-
-
-class Killed(BaseException):
-    """SIGKILL: nothing that the code catches."""
 
 
 class Server:
